@@ -1,0 +1,63 @@
+# Two commands set everything up on a machine with Python >= 3.11 and make: `make demo` and `make test`.
+# Both install pinned, hash-checked packages into .venv; nothing needs root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := sidecar tests $(wildcard benchmarks)
+ARGS ?=
+
+.PHONY: help demo test lint bench lock clean
+
+help:
+	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
+	@echo "make test          lint, type check and all tests; ARGS='-k relay -x' goes to pytest"
+	@echo "make lint          ruff and mypy alone"
+	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md"
+	@echo "make lock          resolve the pinned requirements again (needs uv)"
+	@echo "make clean         remove .venv and everything generated"
+
+demo: $(VENV)/runtime.stamp
+	@$(BIN)/python -m sidecar.demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(SOURCES)
+
+bench: $(VENV)/runtime.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "llm-sidecar needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing or older)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments (Debian and Ubuntu: install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/runtime.stamp: $(VENV)/python.stamp requirements/build.txt requirements/runtime.txt pyproject.toml
+	$(PIP) install --require-hashes -r requirements/build.txt -r requirements/runtime.txt
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements/dev.txt
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+lock:
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		requirements/build.in -o requirements/build.txt
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		pyproject.toml -o requirements/runtime.txt
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

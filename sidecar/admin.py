@@ -1,0 +1,144 @@
+"""The admin door: liveness, readiness and what is streaming right now.
+
+Owns its own thread and loop, so that it answers while the data loop is busy, and says so when that loop is stuck.
+Must not know the traffic door; it sees the data plane through one `DataPlane`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiohttp import web
+
+from sidecar.secrets import SecretUnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Future
+
+    from sidecar.secrets import Secret
+    from sidecar.settings import Address
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+logger = logging.getLogger("sidecar.admin")
+
+STUCK_AFTER_S: Final = 10.0
+"""How long the data loop may go without a turn before the process is called dead."""
+
+_SNAPSHOT_TIMEOUT_S: Final = 5.0
+_START_TIMEOUT_S: Final = 10.0
+
+
+class DataPlane(Protocol):
+    """What the admin door may ask. Only ``is_ready`` and ``silent_s`` are called from its own thread."""
+
+    @property
+    def is_ready(self) -> bool:
+        """The traffic port takes requests."""
+
+    def silent_s(self) -> float:
+        """Seconds since the data loop last turned."""
+
+    def ask(self) -> Future[list[dict[str, Any]]]:
+        """A description of every running stream, made in the data loop."""
+
+
+class Admin:
+    """The admin port. `start` returns when it listens; `stop` when its thread has ended."""
+
+    def __init__(self, address: Address, plane: DataPlane, auth: Secret | None) -> None:
+        self._address = address
+        self._plane = plane
+        self._auth = auth
+        self._thread = threading.Thread(target=self._run, name="sidecar-admin", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._listening = threading.Event()
+        self._error: BaseException | None = None
+        self.port = address.port
+        """The port really listened on, where 0 was asked for."""
+
+    def start(self) -> None:
+        """Raises OSError when the address cannot be listened on."""
+        self._thread.start()
+        if not self._listening.wait(_START_TIMEOUT_S):
+            raise OSError(f"the admin port {self._address} did not come up")
+        if self._error is not None:
+            raise OSError(f"cannot listen on {self._address}: {self._error}") from self._error
+
+    def stop(self) -> None:
+        """Stop answering. Idempotent."""
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(_START_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except OSError as error:
+            self._error = error
+        finally:
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/streams", self._streams)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            site: web.BaseSite
+            if self._address.path:
+                site = web.UnixSite(runner, self._address.path)
+            else:
+                site = web.TCPSite(runner, self._address.host or None, self._address.port)
+            await site.start()
+            if not self._address.path:
+                self.port = int(runner.addresses[0][1])
+            self._listening.set()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Probes carry no token; everything else needs one where one is configured."""
+        if self._auth is not None and request.path not in {"/livez", "/readyz"}:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            try:
+                allowed = scheme.lower() == "bearer" and self._auth.matches(token.strip())
+            except SecretUnreadableError as error:
+                logger.error("the admin port's token: %s", error)  # noqa: TRY400 - the message names the source, no more
+                allowed = False
+            if not allowed:
+                return web.json_response({"error": "unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"})
+        return await handler(request)
+
+    async def _livez(self, request: web.Request) -> web.StreamResponse:
+        del request
+        silent_s = self._plane.silent_s()
+        if silent_s > STUCK_AFTER_S:
+            return web.Response(status=503, text=f"the data loop has not turned for {silent_s:.0f} s\n")
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
+        del request
+        if not self._plane.is_ready:
+            return web.Response(status=503, text="not accepting requests\n")
+        return web.Response(text="ok\n")
+
+    async def _streams(self, request: web.Request) -> web.StreamResponse:
+        del request
+        try:
+            async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
+                streams = await asyncio.wrap_future(self._plane.ask())
+        except TimeoutError:
+            return web.json_response({"error": "the data loop did not answer"}, status=503)
+        return web.json_response({"active": len(streams), "streams": streams})

@@ -1,0 +1,219 @@
+"""What a client is answered, given what it asked and what the upstream's head says.
+
+Owns the choice between a stream, a plain body, a rejection and a refusal, and the head the client gets. Must not
+know sockets, aiohttp or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from sidecar.dialects import DIALECTS, detect
+from sidecar.errors import Failure
+from sidecar.formats import NativeFormat, TypedFormat
+from sidecar.framing import make_framing
+from sidecar.framing.inflate import INFLATABLE, Inflater
+from sidecar.headers import response_headers, stream_headers
+from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
+
+if TYPE_CHECKING:
+    from sidecar.log import Log
+    from sidecar.ports import Format, ResponseHead
+    from sidecar.session import Session
+    from sidecar.settings import Route, Upstream
+
+Headers = list[tuple[bytes, bytes]]
+
+_MAX_REJECTION_BYTES: Final = 64 * 1024
+_HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
+_BODYLESS: Final = frozenset({204, 205, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client asked for, as far as the answer depends on it. ``model`` is "" where the request names none."""
+
+    stream_id: str
+    method: str
+    path: str
+    http_version: tuple[int, int]
+    keep_alive: bool
+    format: str
+    wants_stream: bool
+    model: str
+    created: int
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class BodyMode(Enum):
+    """How a body's end is told to a client."""
+
+    CHUNKED = "chunked"
+    LENGTH = "length"
+    CLOSE = "close"
+    NONE = "none"
+
+
+@dataclass(slots=True)
+class Answer:
+    """How one upstream answer is passed on: through which relay, under which head.
+
+    ``head`` is None for an answer that is not passed on as it is (a rejection told in our own words). ``heartbeat`` is
+    b"" where none is safe.
+    """
+
+    relay: BodyRelay
+    is_stream: bool
+    format: str
+    dialect: str = ""
+    head: bytes | None = None
+    mode: BodyMode = BodyMode.NONE
+    heartbeat: bytes = b""
+
+
+def choose(asked: Asked, head: ResponseHead, route: Route, upstream: Upstream, session: Session, log: Log) -> Answer:
+    """The answer for one upstream head. Raises Failure for a 200 that is no stream where one was asked for,
+    or one in a coding that `typed` cannot undo."""
+    content_type, coding, has_length = _essentials(head)
+    is_success = 200 <= head.status < 300
+    if not is_success and asked.format == "typed" and asked.wants_stream and head.status >= 400:
+        return Answer(Collector(head.status, _MAX_REJECTION_BYTES), is_stream=False, format="typed")
+    if is_success and asked.wants_stream and content_type in _HTML:
+        raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")
+    dialect = _dialect(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
+    if dialect is None or head.status in _BODYLESS:
+        return _plain(asked, head, log)
+    return _stream(asked, head, route, upstream, session, log, dialect, coding)
+
+
+def _essentials(head: ResponseHead) -> tuple[str, str, bool]:
+    """Content type without parameters, content coding ("" for none), and whether the length is known."""
+    content_type = coding = ""
+    has_length = False
+    for name, value in head.headers:
+        match name.lower():
+            case b"content-type":
+                content_type = value.split(b";", 1)[0].strip().lower().decode("latin-1")
+            case b"content-encoding":
+                coding = value.strip().lower().decode("latin-1")
+            case b"content-length":
+                has_length = True
+    return content_type, "" if coding == "identity" else coding, has_length
+
+
+def _dialect(asked: Asked, content_type: str, has_length: bool, upstream: Upstream) -> str | None:
+    """The dialect of a successful answer, None where it is no stream."""
+    name = detect(asked.path, content_type, upstream.dialect)
+    if name == "raw" and upstream.dialect != "raw" and (has_length or not asked.wants_stream):
+        return None  # any text file is text/plain: without a sign of streaming it is just a body
+    return name
+
+
+def _plain(asked: Asked, head: ResponseHead, log: Log) -> Answer:
+    headers = response_headers(head.headers, drop_length=False)
+    has_length = any(name.lower() == b"content-length" for name, _ in headers)
+    if asked.method == "HEAD" or head.status in _BODYLESS:
+        mode = BodyMode.NONE
+    elif has_length:
+        mode = BodyMode.LENGTH
+    else:
+        mode = BodyMode.CHUNKED if asked.http_version >= (1, 1) else BodyMode.CLOSE
+    own = [(b"X-Stream-Id", asked.stream_id.encode()), (b"X-Stream-Format", b"native")]
+    return Answer(
+        PlainRelay(log, head.status),
+        is_stream=False,
+        format="native",
+        head=_render(asked, head.status, head.reason, [*headers, *own], mode),
+        mode=mode,
+    )
+
+
+def _stream(
+    asked: Asked,
+    head: ResponseHead,
+    route: Route,
+    upstream: Upstream,
+    session: Session,
+    log: Log,
+    dialect_name: str,
+    coding: str,
+) -> Answer:
+    typed = asked.format == "typed"
+    if coding and coding not in INFLATABLE:
+        if typed:
+            raise Failure("malformed_upstream", f"the upstream's stream is in the content coding {coding[:20]!r}")
+        return _plain(asked, head, log)
+    dialect = DIALECTS[dialect_name]()
+    framing = make_framing(dialect.framing, route.limits.max_frame_bytes, strict=typed)
+    format_: Format
+    if typed:
+        format_ = TypedFormat(asked.stream_id, route.name, upstream.name, asked.model, asked.created)
+    else:
+        format_ = NativeFormat(dialect.error_frame, heartbeat=route.native_heartbeat and dialect.framing == "sse")
+    relay = (
+        CompressedRelay(framing, dialect, format_, session, log, Inflater(coding), passes_raw=not typed)
+        if coding
+        else Relay(framing, dialect, format_, session, log)
+    )
+    mode = BodyMode.CHUNKED if asked.http_version >= (1, 1) else BodyMode.CLOSE
+    return Answer(
+        relay,
+        is_stream=True,
+        format=asked.format,
+        dialect=dialect_name,
+        head=_render(asked, head.status, head.reason, _stream_head(asked, head, format_), mode),
+        mode=mode,
+        heartbeat=b"" if coding and not typed else format_.heartbeat,
+    )
+
+
+_REPLACED_BY_TYPED: Final = frozenset({b"content-type", b"content-encoding", b"etag", b"content-md5", b"digest"})
+
+
+def _stream_head(asked: Asked, head: ResponseHead, format_: Format) -> Headers:
+    headers = response_headers(head.headers, drop_length=True)
+    if format_.content_type is not None:
+        headers = [(name, value) for name, value in headers if name.lower() not in _REPLACED_BY_TYPED]
+        headers.append((b"Content-Type", format_.content_type.encode()))
+    replaced = stream_headers(asked.stream_id, asked.format)
+    ours = {name.lower() for name, _ in replaced}
+    return [*(item for item in headers if item[0].lower() not in ours), *replaced]
+
+
+def _render(asked: Asked, status: int, reason: str, headers: Headers, mode: BodyMode) -> bytes:
+    """The whole head. A body that only EOF ends, or a client that wants no more, closes the connection."""
+    if mode is BodyMode.CHUNKED:
+        headers = [*headers, (b"Transfer-Encoding", b"chunked")]
+    if mode is BodyMode.CLOSE or not asked.keep_alive:
+        headers = [*headers, (b"Connection", b"close")]
+    elif asked.http_version < (1, 1):
+        headers = [*headers, (b"Connection", b"keep-alive")]
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason.encode("latin-1", "replace"))]
+    lines += [b"%b: %b\r\n" % item for item in (*headers, *asked.extra_headers)]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def own_answer(
+    asked_version: tuple[int, int], status: int, headers: Headers, body: bytes, *, keep_alive: bool
+) -> bytes:
+    """A whole answer of our own, head and body; for a HEAD request pass no body and its length in ``headers``."""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, _phrase(status))]
+    lines += [b"%b: %b\r\n" % item for item in headers]
+    if status != HTTPStatus.NO_CONTENT and not any(name.lower() == b"content-length" for name, _ in headers):
+        lines.append(b"Content-Length: %d\r\n" % len(body))
+    if not keep_alive:
+        lines.append(b"Connection: close\r\n")
+    elif asked_version < (1, 1):
+        lines.append(b"Connection: keep-alive\r\n")
+    return b"".join((*lines, b"\r\n", body))
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Error"

@@ -1,0 +1,121 @@
+"""The ``sidecar`` command: run, check, simulate.
+
+Owns arguments, exit codes, signals and what is printed. Must not know how any part works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from sidecar import __version__, simulator
+from sidecar.app import App
+from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
+from sidecar.secrets import SecretUnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.settings import Settings
+
+EXIT_BAD_CONFIGURATION = 2
+EXIT_CANNOT_START = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0, 1 (cannot start) or 2 (wrong arguments or configuration)."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return int(args.do(args))
+    except KeyboardInterrupt:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar", description="A streaming data plane that stands before any LLM API."
+    )
+    parser.add_argument("--version", action="version", version=f"llm-sidecar {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="stand before an upstream")
+    source = run.add_mutually_exclusive_group(required=True)
+    source.add_argument("--upstream", metavar="URL", help="the one upstream; alone this is enough")
+    source.add_argument("--config", metavar="FILE", help="a YAML configuration")
+    run.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT or unix:///path (default 127.0.0.1:8080)")
+    run.add_argument("--admin", metavar="ADDRESS", help="HOST:PORT or unix:///path (default 127.0.0.1:9090)")
+    run.add_argument("--format", metavar="NAME", help="what clients are sent unless they ask: native or typed")
+    run.set_defaults(do=_run)
+
+    check = commands.add_parser("check", help="check a configuration and show what it resolves to")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(do=_check)
+
+    simulate = commands.add_parser("simulate", help="an upstream for demos, tests and benchmarks")
+    simulator.add_arguments(simulate)
+    simulate.set_defaults(do=simulator.run)
+    return parser
+
+
+def _load(args: argparse.Namespace) -> Loaded:
+    if args.upstream:
+        return for_upstream_url(
+            args.upstream, environ=os.environ, listen=args.listen, admin=args.admin, format=args.format
+        )
+    loaded = load_file(args.config, environ=os.environ)
+    if loaded.settings is None:
+        return loaded
+    return apply_overrides(
+        loaded.settings, environ=os.environ, listen=args.listen, admin=args.admin, format=args.format
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    loaded = _load(args)
+    if loaded.settings is None:
+        sys.stderr.write(loaded.render_problems() + "\n")
+        return EXIT_BAD_CONFIGURATION
+    for warning in loaded.settings.warnings:
+        logging.getLogger("sidecar").warning(warning)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(loaded.settings))
+    except (OSError, SecretUnreadableError, ValueError) as error:
+        sys.stderr.write(f"sidecar: {error}\n")
+        return EXIT_CANNOT_START
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stop.set)
+    app = App(settings, os.environ)
+    await app.start()
+    logger = logging.getLogger("sidecar")
+    logger.info("listening on %s, admin on %s", app.address, settings.admin)
+    try:
+        await stop.wait()
+        logger.info("stopping")
+    finally:
+        await app.close()
+
+
+def _check(args: argparse.Namespace) -> int:
+    loaded = load_file(args.file, environ=os.environ)
+    if loaded.settings is None:
+        sys.stdout.write(loaded.render_problems() + "\n")
+        return EXIT_BAD_CONFIGURATION
+    sys.stdout.write("ok\n" + describe(loaded.settings).rstrip("\n") + "\n")
+    return 0

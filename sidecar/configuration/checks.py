@@ -1,0 +1,106 @@
+"""What is allowed and yet probably not meant: the warnings of a configuration.
+
+Owns the list of them. Must not refuse anything; `reading` and its sections do that.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sidecar.routing import covers
+from sidecar.secrets import Secret, SecretUnreadableError
+from sidecar.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sidecar.settings import SecretSource, Settings, Upstream
+
+
+def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Every warning, each beginning with the path of the key it is about. Reads the secret and certificate files."""
+    return (
+        *_exposure(settings),
+        *_unreadable(settings, environ),
+        *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
+        *_of_routes(settings),
+    )
+
+
+def _injects(upstream: Upstream) -> bool:
+    return upstream.credentials.secret is not None
+
+
+def _exposure(settings: Settings) -> Iterator[str]:
+    injects = any(map(_injects, settings.upstreams.values()))
+    if injects and settings.auth is None:
+        if not settings.listen.is_loopback:
+            yield (
+                f"listen: {settings.listen} can be reached from other machines, and whoever reaches it spends the "
+                "credentials of your upstreams; set auth"
+            )
+        if "*" in settings.cors.origins:
+            yield "cors.origins: any web page can spend the credentials of your upstreams; set auth or name the origins"
+    if not settings.admin.is_loopback and settings.admin_auth is None:
+        yield f"admin: {settings.admin} can be reached from other machines and needs no bearer; set admin_auth"
+    if settings.auth is not None and not settings.listen.is_loopback and not settings.tls.certificate:
+        yield f"auth: the bearer travels unencrypted to {settings.listen}; set tls, or encrypt in front of the sidecar"
+
+
+def _unreadable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    secrets = [("auth.bearer", settings.auth), ("admin_auth.bearer", settings.admin_auth)]
+    files = [("tls.certificate", settings.tls.certificate), ("tls.key", settings.tls.key)]
+    for name, upstream in settings.upstreams.items():
+        secrets.append((f"upstreams.{name}.credentials", upstream.credentials.secret))
+        files.append((f"upstreams.{name}.tls.ca_file", upstream.tls.ca_file))
+    for path, source in secrets:
+        trouble = _secret_trouble(source, environ) if source else ""
+        if trouble:
+            yield f"{path}: {trouble}"
+    for path, file in files:
+        if file and not os.access(file, os.R_OK):
+            yield f"{path}: {file} cannot be read from here"
+
+
+def _secret_trouble(source: SecretSource, environ: Mapping[str, str]) -> str:
+    try:
+        Secret(source, environ).read()
+    except SecretUnreadableError as error:
+        return str(error)
+    return ""
+
+
+def _of_upstream(upstream: Upstream) -> Iterator[str]:
+    path = f"upstreams.{upstream.name}"
+    timeouts = upstream.timeouts
+    if not upstream.tls.verify:
+        yield f"{path}.tls.verify: the upstream's certificate is not verified, so anyone on the way can read everything"
+    if upstream.scheme == "http" and not upstream.address.is_loopback and _injects(upstream):
+        yield f"{path}.url: the credential travels unencrypted to {upstream.authority}"
+    for key, value_s in (
+        ("connect", timeouts.connect_s),
+        ("first_token", timeouts.first_token_s),
+        ("idle", timeouts.idle_s),
+    ):
+        if value_s > timeouts.total_s:
+            yield (
+                f"{path}.timeouts.{key}: {format_duration(value_s)} is longer than total, "
+                f"{format_duration(timeouts.total_s)}, and so never comes to pass"
+            )
+
+
+def _of_routes(settings: Settings) -> Iterator[str]:
+    used = {name for route in settings.routes for name in route.upstreams}
+    for name in settings.upstreams:
+        if name not in used:
+            yield f"upstreams.{name}: no route uses it"
+    for position, route in enumerate(settings.routes):
+        shadow = next((earlier for earlier in settings.routes[:position] if covers(earlier.match, route.match)), None)
+        if shadow is not None:
+            yield f"routes[{position}]: {route.name} is never reached, since {shadow.name} before it takes its requests"
+        if route.limits.buffer_bytes > settings.max_buffered_bytes:
+            yield (
+                f"routes[{position}].limits.buffer: {format_size(route.limits.buffer_bytes)} is more than "
+                f"max_buffered, {format_size(settings.max_buffered_bytes)}"
+            )

@@ -1,0 +1,163 @@
+"""The ``upstreams`` section.
+
+Owns its meaning, above all that no secret stands in it. Must not know routes: a policy that depends on them is left
+open here (None) and settled in `reading`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sidecar.configuration.addresses import UpstreamUrl, parse_proxy, parse_upstream_url
+from sidecar.configuration.fields import NOT_IN_THE_FILE, Section, header_name, header_value
+from sidecar.configuration.yaml_tree import Scalar
+from sidecar.headers import CREDENTIAL_HEADERS, HOP_BY_HOP, SIDECAR_SETS
+from sidecar.settings import Address, Credentials, CredentialsPolicy, SecretSource, Timeouts, Upstream, UpstreamTls
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_OURS: Final = HOP_BY_HOP | SIDECAR_SETS
+_SECRET_NAME: Final = re.compile(r"(?i).*(?:^|[-_])(?:key|token|secret|password|auth|authorization|cookie)")
+_SECRET_VALUE: Final = re.compile(
+    r"(?i)(?:bearer|basic|token)\s+\S|\b(?:sk|pk|rk|gsk|hf|xai)[-_][a-z0-9_-]{6,}|\bAIza|\beyJ"
+)
+_PREFIX: Final = re.compile(r"(?:[A-Za-z-]{1,12}[ =]?)?")
+_NOWHERE: Final = UpstreamUrl("http", Address("127.0.0.1", 9), "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamDraft:
+    """An upstream as its section says; ``has_credentials`` is false where it leaves the policy open."""
+
+    upstream: Upstream
+    has_credentials: bool
+    line: int
+
+
+def read_upstreams(root: Section, dialects: Collection[str]) -> dict[str, UpstreamDraft]:
+    """Every upstream by name, those with problems too, so that routes can be checked against them."""
+    return {name: _read_upstream(name, section, dialects) for name, section in root.named_sections("upstreams")}
+
+
+def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> UpstreamDraft:
+    if "url" not in section:
+        section.complain("url", "is missing")
+    url = section.checked("url", parse_upstream_url, _NOWHERE)
+    credentials = _read_credentials(section)
+    headers = section.section("headers")
+    upstream = Upstream(
+        name=name,
+        scheme=url.scheme,
+        address=url.address,
+        authority=url.authority,
+        base_path=url.base_path,
+        dialect=section.choice("dialect", ("auto", *dialects), "auto"),
+        credentials=credentials or Credentials(),
+        model_map=section.pairs("model_map", _model_pair),
+        set_headers=headers.pairs("set", _set_header),
+        remove_headers=headers.texts("remove", _removed_header),
+        timeouts=_read_timeouts(section.section("timeouts")),
+        tls=_read_tls(section, url),
+        proxy=section.checked("proxy", parse_proxy, None),
+        forwarded=section.boolean("forwarded", default=False),
+        eof=section.choice("eof", ("truncated", "complete"), "truncated"),
+    )
+    return UpstreamDraft(upstream, credentials is not None, section.line)
+
+
+def _read_credentials(section: Section) -> Credentials | None:
+    node = section.node("credentials")
+    if node is None:
+        return None
+    if isinstance(node, Scalar):
+        if node.text not in ("client", "none"):
+            section.complain("credentials", f"must be client, none or a section; {NOT_IN_THE_FILE}")
+        return Credentials(policy="client" if node.text == "client" else "none")
+    below = section.section("credentials")
+    header = below.checked("header", _credential_header, "Authorization")
+    when = below.choice("when", ("always", "if_missing"), "always")
+    policy: CredentialsPolicy = "if_missing" if when == "if_missing" else "replace"
+    default_prefix = "Bearer " if header.lower() == "authorization" else ""
+    prefix = below.checked("prefix", _credential_prefix, default_prefix)
+    return Credentials(policy, header, prefix, read_secret_source(below))
+
+
+def read_secret_source(section: Section) -> SecretSource | None:
+    """Exactly one of ``file`` and ``env``; None, with a problem noted, otherwise."""
+    if ("file" in section) == ("env" in section):
+        message = "needs exactly one of file and env"
+        section.problems.add(section.line, section.path, message)
+        return None
+    source = SecretSource(
+        file=section.checked("file", _absolute_file, ""), env=section.checked("env", _variable_name, "")
+    )
+    return source if source.file or source.env else None
+
+
+def _read_timeouts(section: Section) -> Timeouts:
+    default = Timeouts()
+    return Timeouts(
+        connect_s=section.duration("connect", default.connect_s),
+        first_token_s=section.duration("first_token", default.first_token_s),
+        idle_s=section.duration("idle", default.idle_s),
+        total_s=section.duration("total", default.total_s),
+    )
+
+
+def _read_tls(section: Section, url: UpstreamUrl) -> UpstreamTls:
+    below = section.section("tls")
+    if "tls" in section and url is not _NOWHERE and url.scheme != "https":
+        section.complain("tls", "means nothing for an upstream whose url is not https")
+    return UpstreamTls(
+        ca_file=below.text("ca_file"),
+        verify=below.boolean("verify", default=True),
+        server_name=below.text("server_name"),
+    )
+
+
+def _model_pair(asked: str, sent: str) -> tuple[str, str]:
+    if not asked or not sent:
+        raise ValueError("must map a model's name to another")
+    return asked, sent
+
+
+def _set_header(name: str, value: str) -> tuple[str, str]:
+    lower = header_name(name).lower().encode()
+    if lower in CREDENTIAL_HEADERS or _SECRET_NAME.fullmatch(name) or _SECRET_VALUE.search(value):
+        raise ValueError("looks like a credential: use credentials, which reads it from a file or the environment")
+    if lower in _OURS:
+        raise ValueError("is a header the sidecar itself sets")
+    return name, header_value(value)
+
+
+def _removed_header(name: str) -> str:
+    if header_name(name).lower().encode() in _OURS:
+        raise ValueError("is a header the sidecar itself sets")
+    return name
+
+
+def _credential_header(text: str) -> str:
+    if header_name(text).lower().encode() in _OURS | {b"cookie"}:
+        raise ValueError("is a header that cannot carry a credential")
+    return text
+
+
+def _credential_prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise ValueError('must be a word such as "Bearer "; the secret itself comes from file or env')
+    return text
+
+
+def _absolute_file(text: str) -> str:
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError("must be the absolute path of the file that holds the secret")
+    return text
+
+
+def _variable_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,127}", text):
+        raise ValueError("must be the name of an environment variable, in capitals, not its value")
+    return text

@@ -1,0 +1,87 @@
+"""Streams whose language is not known here: every frame passes as an extension.
+
+Owns the naming of such frames. Must not guess at their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from sidecar.dialects.lenient_json import UnparseableError, parse, text_of
+from sidecar.dialects.payloads import event_name, named_extension
+from sidecar.errors import Failure
+from sidecar.events import Event, Extension, Frame, Start
+
+
+class _Opaque:
+    """One stream of unknown meaning. Only the end of its body completes it."""
+
+    completes_on_clean_end: ClassVar[bool] = True
+
+    __slots__ = ("_has_started", "terminated")
+
+    def __init__(self) -> None:
+        self.terminated = False
+        self._has_started = False
+
+    def decode(self, frame: Frame) -> Sequence[Event]:
+        """One extension, named by the frame's event name, else by the payload's own type."""
+        if not frame.data:
+            return ()
+        extension = _extension(event_name(frame), frame.data)
+        if self._has_started:
+            return (extension,)
+        self._has_started = True
+        return (Start(), extension)
+
+    def finish(self) -> Sequence[Event]:
+        """Nothing is ever held back."""
+        return ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Never: no finish mark is known."""
+        return False
+
+
+class OpaqueSSE(_Opaque):
+    """Server-sent events of unknown meaning."""
+
+    name: ClassVar[str] = "opaque-sse"
+    framing: ClassVar[str] = "sse"
+
+    __slots__ = ()
+
+    @classmethod
+    def error_frame(cls, failure: Failure) -> bytes:
+        """An ``error`` event, the commonest convention there is."""
+        return b"event: error\ndata: " + _error_object(failure) + b"\n\n"
+
+
+class OpaqueNDJSON(_Opaque):
+    """Lines of JSON of unknown meaning."""
+
+    name: ClassVar[str] = "opaque-ndjson"
+    framing: ClassVar[str] = "ndjson"
+
+    __slots__ = ()
+
+    @classmethod
+    def error_frame(cls, failure: Failure) -> bytes:
+        """A line with an ``error`` object."""
+        return _error_object(failure) + b"\n"
+
+
+def _extension(name: str, data: bytes) -> Extension:
+    try:
+        return named_extension(name, parse(data))
+    except UnparseableError:
+        # A named event whose data is text (Replicate's `output`) is not broken, only not JSON.
+        return Extension(name or "unparsed", text_of(data))
+
+
+def _error_object(failure: Failure) -> bytes:
+    return msgspec.json.encode({"error": {"message": failure.message, "code": failure.code}})

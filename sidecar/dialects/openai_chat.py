@@ -1,0 +1,233 @@
+"""OpenAI Chat Completions streams and everything that calls itself compatible (wire-formats 4.1).
+
+Owns chunks: which of them are plain tokens, what lies beside ``choices``, errors, the terminator. Must not know what a
+delta may hold (`openai_choice`) or how counts are read (`token_usage`).
+
+Two lanes give the same events. The plain lane lets the JSON parser itself prove, by types alone, that a chunk is one
+choice with text and nothing else; whatever it cannot prove goes through the full lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.openai_choice import Choice
+from sidecar.dialects.payloads import event_name, named_extension, read_object
+from sidecar.dialects.start_gate import StartGate
+from sidecar.dialects.token_usage import openai_usage
+from sidecar.dialects.upstream_errors import upstream_error
+from sidecar.errors import Failure
+from sidecar.events import Annotation, Event, Extension, Frame, Reasoning, Token, UpstreamError
+
+
+class _PlainFunction(msgspec.Struct, gc=False):
+    arguments: str
+    name: None = None
+
+
+class _PlainCall(msgspec.Struct, gc=False):
+    """The continuation of a call: arguments alone."""
+
+    index: int
+    function: _PlainFunction
+    id: None = None
+
+
+class _PlainDetail(msgspec.Struct, gc=False):
+    """A detail that only repeats ``reasoning``."""
+
+    type: Literal["reasoning.text", "reasoning.summary"]
+    signature: None = None
+
+
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_text: None = None
+    thinking: None = None
+    reasoning_details: list[_PlainDetail] | None = None
+    refusal: Literal[""] | None = None
+    tool_calls: tuple[_PlainCall] | None = None
+    function_call: None = None
+    annotations: tuple[()] | None = None
+    audio: None = None
+    images: tuple[()] | None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+    index: int = 0
+    finish_reason: Literal[""] | None = None
+    logprobs: None = None
+    usage: None = None
+    error: None = None
+
+
+class _PlainChunk(msgspec.Struct, gc=False):
+    """A key that means something is typed null here: with any other value the parser refuses the chunk."""
+
+    choices: tuple[_PlainChoice]
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+    citations: None = None
+    search_results: None = None
+    moderation: None = None
+    prompt_filter_results: None = None
+    prompt_progress: None = None
+    sglext: None = None
+
+
+_decode_plain = msgspec.json.Decoder(_PlainChunk).decode
+
+_EXTENSION_KEYS = ("prompt_filter_results", "moderation", "sglext", "prompt_progress")
+"""Keys of a chunk that are events of their own: a vendor sends a whole chunk for them."""
+_SOURCE_KEYS = ("citations", "search_results")
+_SILENT_KEYS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
+)
+"""Keys that, with no choices and no usage, say nothing at all."""
+
+
+class OpenAIChat:
+    """One chat completion stream."""
+
+    name: ClassVar[str] = "openai-chat"
+    framing: ClassVar[str] = "sse"
+    completes_on_clean_end: ClassVar[bool] = False
+
+    __slots__ = ("_choices", "_gate", "_sources", "terminated")
+
+    def __init__(self) -> None:
+        self.terminated = False
+        self._gate = StartGate()
+        self._choices: dict[int, Choice] = {}
+        self._sources: dict[str, Any] = {}
+
+    def decode(self, frame: Frame) -> Sequence[Event]:
+        """The events of one chunk; nothing more once ``[DONE]`` has come."""
+        if frame.name is None and frame.data is not None and self._gate.is_open and not self.terminated:
+            try:
+                choice = _decode_plain(frame.data).choices[0]
+            except (ValueError, RecursionError):
+                return self._decode_full(frame)
+            index, delta = choice.index, choice.delta
+            known = self._choices.get(index)
+            if known is not None:
+                thought = delta.reasoning_content or delta.reasoning
+                if delta.tool_calls is None:
+                    if not thought:
+                        return (Token(index, delta.content),) if delta.content else ()
+                    if not delta.content:
+                        return (Reasoning(index, thought),)
+                elif not thought and not delta.content:
+                    call = delta.tool_calls[0]
+                    event = known.tool_calls.fragment(call.index, "", "", call.function.arguments)
+                    return () if event is None else (event,)
+        return self._decode_full(frame)
+
+    def finish(self) -> Sequence[Event]:
+        """What was held back for an id that never came."""
+        return self._gate.release()
+
+    @property
+    def is_finished(self) -> bool:
+        """Every choice that began has its finish reason."""
+        return bool(self._choices) and all(choice.finish_native for choice in self._choices.values())
+
+    @classmethod
+    def error_frame(cls, failure: Failure) -> bytes:
+        """The error chunk the official package raises on (wire-formats 4.1.4)."""
+        error = {"message": failure.message, "type": "server_error", "param": None, "code": failure.code}
+        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+
+    def _decode_full(self, frame: Frame) -> Sequence[Event]:
+        data = frame.data
+        if self.terminated or not data:
+            return ()
+        if data.startswith(b"[DONE]"):
+            self.terminated = True
+            return ()
+        name = event_name(frame)
+        payload = read_object(data, name)
+        if not isinstance(payload, dict):
+            return self._gate.admit([payload], named=False)
+        response_id, model = as_text(payload.get("id")), as_text(payload.get("model"))
+        events = list(self._payload(payload, name))
+        return self._gate.admit(events, response_id=response_id, model=model, named=bool(response_id))
+
+    def _payload(self, payload: dict[str, Any], name: str) -> Iterator[Event]:
+        error = _error_of(payload, name)
+        choices = payload.get("choices")
+        if isinstance(choices, list):
+            yield from self._chunk(payload, choices, name, has_error=error is not None)
+        else:
+            yield from self._usage(payload, [])
+            if error is None and not as_dict(payload.get("usage")):
+                yield named_extension(name, payload)
+        if error is not None:
+            yield error
+
+    def _chunk(self, payload: dict[str, Any], choices: list[Any], name: str, *, has_error: bool) -> Iterator[Event]:
+        kind = as_text(payload.get("object"))
+        if kind.startswith("chat.reasoning"):
+            yield Extension(kind, payload)
+        elif name and name != "error" and not choices:
+            yield Extension(name, payload)
+        else:
+            yield from _extensions(payload, is_bare=not choices and not has_error)
+        for element in choices:
+            yield from self._choice(as_dict(element))
+        yield from self._new_sources(payload)
+        yield from self._usage(payload, choices)
+
+    def _choice(self, element: dict[str, Any]) -> Iterator[Event]:
+        index = as_int(element.get("index")) or 0
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = Choice(index)
+        yield from choice.decode(element)
+        if element.get("error"):
+            yield upstream_error(element["error"])
+
+    def _new_sources(self, payload: dict[str, Any]) -> Iterator[Event]:
+        """Perplexity repeats its whole list of sources on every chunk: each distinct list is told once."""
+        for key in _SOURCE_KEYS:
+            sources = as_list(payload.get(key))
+            if sources and sources != self._sources.get(key):
+                self._sources[key] = sources
+                yield Annotation(0, {key: sources})
+
+    def _usage(self, payload: dict[str, Any], choices: list[Any]) -> Iterator[Event]:
+        """Top-level usage, else Groq's own, else the usage older Kimi versions put into a choice."""
+        places = [payload, as_dict(payload.get("x_groq")), *(as_dict(choice) for choice in choices)]
+        native = next((usage for place in places if (usage := as_dict(place.get("usage")))), None)
+        if native is not None:
+            yield openai_usage(native)
+
+
+def _error_of(payload: dict[str, Any], name: str) -> UpstreamError | None:
+    """The error of a payload, in whichever of its places the vendor put it (wire-formats 5.4)."""
+    error = payload.get("error") or as_dict(payload.get("x_groq")).get("error")
+    if error:
+        return upstream_error(error)
+    if name == "error" or payload.get("object") == "error":
+        return upstream_error(payload)
+    return None
+
+
+def _extensions(payload: dict[str, Any], *, is_bare: bool) -> Iterator[Event]:
+    """The parts of a chunk that are vendor events; for a chunk with nothing else known in it, the chunk itself."""
+    known = [key for key in _EXTENSION_KEYS if payload.get(key)]
+    for key in known:
+        yield Extension(key, payload[key])
+    if is_bare and not known and not as_dict(payload.get("usage")):
+        unknown = [key for key, value in payload.items() if key not in _SILENT_KEYS and value]
+        if unknown:
+            yield named_extension(unknown[0] if len(unknown) == 1 else "", payload)

@@ -1,0 +1,54 @@
+"""Plain text streams: every piece of the body is text (wire-formats 4.9.5).
+
+Owns the one thing such a stream can get wrong, a character cut in two. Must not know where pieces come from.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import ClassVar
+
+from sidecar.errors import Failure
+from sidecar.events import Event, Frame, Start, Token
+
+_make_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class RawText:
+    """One body of text. It names nothing, counts nothing and marks no end: only its body's end completes it."""
+
+    name: ClassVar[str] = "raw"
+    framing: ClassVar[str] = "raw"
+    completes_on_clean_end: ClassVar[bool] = True
+
+    __slots__ = ("_has_started", "_text", "terminated")
+
+    def __init__(self) -> None:
+        self.terminated = False
+        self._has_started = False
+        self._text = _make_decoder("replace")
+
+    def decode(self, frame: Frame) -> Sequence[Event]:
+        """The whole characters that have come; a cut one waits for its other bytes."""
+        text = self._text.decode(frame.data or b"")
+        events: list[Event] = [Token(0, text)] if text else []
+        if not self._has_started:
+            self._has_started = True
+            events.insert(0, Start())
+        return events
+
+    def finish(self) -> Sequence[Event]:
+        """U+FFFD for a character that was never whole."""
+        text = self._text.decode(b"", final=True)
+        return (Token(0, text),) if text else ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Never: text has no finish mark."""
+        return False
+
+    @classmethod
+    def error_frame(cls, failure: Failure) -> bytes:  # noqa: ARG003 - the Dialect protocol names it
+        """Nothing: any byte would be read as text of the answer."""
+        return b""

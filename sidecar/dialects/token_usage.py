@@ -1,0 +1,71 @@
+"""Token counts as each dialect words them, read into one `Usage` (wire-formats 5.3).
+
+Owns the counting rules of OpenAI-compatible servers, Anthropic and Ollama. Must not know frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.dialects.lenient_json import as_dict, as_int
+from sidecar.events import Usage
+
+
+def openai_usage(native: dict[str, Any]) -> Usage:
+    """A chat chunk's ``usage`` object."""
+    prompt = _first(native, "prompt_tokens", "input_tokens")
+    completion = _first(native, "completion_tokens", "output_tokens")
+    total = as_int(native.get("total_tokens"))
+    reasoning = _first(as_dict(native.get("completion_tokens_details")), "reasoning_tokens")
+    if reasoning is None:
+        reasoning = as_int(native.get("reasoning_tokens"))
+    cached = _first(as_dict(native.get("prompt_tokens_details")), "cached_tokens")
+    if cached is None:
+        cached = _first(native, "prompt_cache_hit_tokens", "cached_tokens")
+    # xAI counts reasoning beside the completion; every other server inside it. Only the total tells.
+    summed = _sum(prompt, completion)
+    if reasoning and total is not None and total == _sum(summed, reasoning):
+        completion = _sum(completion, reasoning)
+    return Usage(prompt, completion, summed if total is None else total, cached, reasoning, native)
+
+
+def anthropic_usage(native: dict[str, Any]) -> Usage:
+    """The merged ``usage`` of ``message_start`` and every ``message_delta``. Input counts what the cache took, too."""
+    cached = as_int(native.get("cache_read_input_tokens"))
+    written = as_int(native.get("cache_creation_input_tokens"))
+    uncached = as_int(native.get("input_tokens"))
+    known = [count for count in (uncached, written, cached) if count is not None]
+    prompt = sum(known) if known else None
+    completion = as_int(native.get("output_tokens"))
+    thinking = as_int(as_dict(native.get("output_tokens_details")).get("thinking_tokens"))
+    return Usage(prompt, completion, _sum(prompt, completion), cached, thinking, native)
+
+
+_OLLAMA_KEYS = (
+    "prompt_eval_count",
+    "eval_count",
+    "total_duration",
+    "load_duration",
+    "prompt_eval_duration",
+    "eval_duration",
+)
+
+
+def ollama_usage(last: dict[str, Any]) -> Usage | None:
+    """The counters of Ollama's last object; None where it has no counts (a model load). Zero counts are not sent."""
+    prompt, completion = as_int(last.get("prompt_eval_count")), as_int(last.get("eval_count"))
+    if prompt is None and completion is None:
+        return None
+    native = {key: last[key] for key in _OLLAMA_KEYS if key in last}
+    return Usage(prompt, completion, _sum(prompt, completion), native=native)
+
+
+def _first(counts: dict[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        if (number := as_int(counts.get(key))) is not None:
+            return number
+    return None
+
+
+def _sum(first: int | None, second: int | None) -> int | None:
+    return None if first is None or second is None else first + second

@@ -1,0 +1,103 @@
+"""What a client is answered when nothing of a stream was sent yet: an HTTP error body in the shape its API has.
+
+Owns which API family a path belongs to and how each family words an error. Must not know requests beyond their path,
+and never repeats a byte of one.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.formats.safe_json import encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.errors import Failure
+
+_JSON: Final = "application/json"
+_PROBLEM_JSON: Final = "application/problem+json"
+
+_OPENAI_ENDS: Final = ("/chat/completions/", "/completions/", "/embeddings/", "/responses/", "/models/")
+_OPENAI_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def family_of(path: str) -> str:
+    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama" or "problem" (RFC 9457)."""
+    path = "/" + path.partition("?")[0].strip("/") + "/"
+    if "/v1/messages/" in path:
+        return "anthropic"
+    # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
+    if "/v1/" in path or "/openai/" in path or path.endswith(_OPENAI_ENDS):
+        return "openai"
+    return "ollama" if path.startswith("/api/") else "problem"
+
+
+def problem(family: str, failure: Failure, stream_id: str) -> tuple[str, bytes]:
+    """The content type and body that tell ``failure`` to a client of ``family``; its status is the failure's own."""
+    content_type, body = _SHAPES.get(family, _problem)(failure, stream_id)
+    return content_type, encode_json(body)
+
+
+def _openai(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    status = failure.http_status
+    kind = _OPENAI_TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    error = {"message": failure.message, "type": kind, "param": None, "code": failure.code}
+    return _JSON, {"error": _with_native(error, failure)}
+
+
+def _anthropic(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
+    status = failure.http_status
+    kind = _ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
+    error = {"type": kind, "message": failure.message}
+    return _JSON, {"type": "error", "error": _with_native(error, failure), "request_id": stream_id}
+
+
+def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    return _JSON, {"error": failure.message}
+
+
+def _problem(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
+    status = failure.http_status
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Error"
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": failure.message,
+        "code": failure.code,
+        "instance": f"urn:llm-sidecar:stream:{stream_id}",
+    }
+    return _PROBLEM_JSON, _with_native(body, failure)
+
+
+def _with_native(body: dict[str, Any], failure: Failure) -> dict[str, Any]:
+    return body if failure.native is None else {**body, "native": failure.native}
+
+
+_SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] = {
+    "openai": _openai,
+    "anthropic": _anthropic,
+    "ollama": _ollama,
+    "problem": _problem,
+}

@@ -1,0 +1,30 @@
+"""Bytes to frames: one table of every framing, and the one way to make one.
+
+Owns the names framings are chosen by. Must not know dialects, sockets or time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.framing.ndjson import NdjsonFraming
+from sidecar.framing.raw import RawFraming
+from sidecar.framing.sse import SseFraming
+
+if TYPE_CHECKING:
+    from sidecar.ports import Framing
+
+FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | RawFraming]]] = {
+    SseFraming.name: SseFraming,
+    NdjsonFraming.name: NdjsonFraming,
+    RawFraming.name: RawFraming,
+}
+
+
+def make_framing(name: str, max_frame_bytes: int, *, strict: bool) -> Framing:
+    """A fresh framing for one stream.
+
+    ``strict``: a frame over ``max_frame_bytes`` raises FrameTooLargeError; else it is handed through in pieces,
+    unobserved. Raises KeyError for a name that is not in `FRAMINGS`.
+    """
+    return FRAMINGS[name](max_frame_bytes, strict=strict)

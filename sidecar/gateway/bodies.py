@@ -1,0 +1,91 @@
+"""Request bodies: read whole where something has to be known of them, streamed where not.
+
+Owns the limits and the deadline of reading. Must not know what a body means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_exceptions import HTTPException
+from aiohttp.web_protocol import RequestPayloadError
+
+from sidecar.errors import Failure
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+    from sidecar.ports import Exchange
+    from sidecar.streams import Streams
+
+READ_TIMEOUT_S: Final = 60.0
+"""How long a client may take between two pieces of its body."""
+
+_READ_WHOLE_TYPES: Final = frozenset({"", "application/x-www-form-urlencoded", "text/plain"})
+"""What curl and careless clients send JSON as."""
+
+
+def is_read_whole(request: BaseRequest, family: str) -> bool:
+    """JSON on a stream route is read before the upstream is called: routing, retry and cancel need it."""
+    content_type = request.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
+    if content_type == "application/json" or content_type.endswith("+json"):
+        return True
+    return family != "problem" and content_type in _READ_WHOLE_TYPES
+
+
+async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams) -> bytes:
+    """The request's body. Raises Failure body_too_large, bad_request (broken framing) or request_timeout."""
+    _refuse_declared_size(request, max_body_bytes)
+    content = request.content
+    if content.is_eof() and content.exception() is None:
+        body = content.read_nowait(-1)
+        if len(body) > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        return body
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while piece := await _read_piece(request):
+            parts.append(piece)
+            size += len(piece)
+            streams.body_bytes += len(piece)
+            if size > max_body_bytes:
+                raise _too_large(max_body_bytes)
+    finally:
+        streams.body_bytes -= size
+    return b"".join(parts)
+
+
+async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: int) -> None:
+    """Pass the body on piece by piece, no faster than the upstream takes it. Raises as `read_whole` does."""
+    size = 0
+    while piece := await _read_piece(request):
+        size += len(piece)
+        if size > max_body_bytes:
+            raise _too_large(max_body_bytes)
+        exchange.write_body(piece)
+        if not exchange.is_writable:
+            await exchange.wait_writable()
+    exchange.end_body()
+
+
+async def _read_piece(request: BaseRequest) -> bytes:
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            return await request.content.readany()
+    except TimeoutError:
+        raise Failure("request_timeout", f"no more of the request's body came within {READ_TIMEOUT_S:g} s") from None
+    except (HttpProcessingError, RequestPayloadError, HTTPException):
+        raise Failure("bad_request", "the request's body is not framed as HTTP/1.1 wants it") from None
+
+
+def _refuse_declared_size(request: BaseRequest, max_body_bytes: int) -> None:
+    declared = request.content_length
+    if declared is not None and declared > max_body_bytes:
+        raise _too_large(max_body_bytes)
+
+
+def _too_large(max_body_bytes: int) -> Failure:
+    return Failure("body_too_large", f"the request's body is larger than {max_body_bytes} bytes")

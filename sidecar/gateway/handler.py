@@ -1,0 +1,222 @@
+"""From a client's request to its answer: check, read, route, send upstream, wait.
+
+Owns the order of those steps and our own HTTP answers. Must not know codecs or sockets; once a request is on its
+way, the stream does the work and this only waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from base64 import b32hexencode
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.answer import Asked, own_answer
+from sidecar.errors import Failure
+from sidecar.formats import FORMATS
+from sidecar.formats.problems import family_of, problem
+from sidecar.gateway.bodies import is_read_whole, read_whole
+from sidecar.gateway.connection import CLOSE, KEEP, ClientConnection
+from sidecar.gateway.inquiry import Inquiry, Target
+from sidecar.gateway.sending import serve
+from sidecar.headers import cors_headers, is_preflight, preflight_headers
+from sidecar.routing import Router, model_from_path, peek_body, safe_path, split_target
+from sidecar.secrets import SecretUnreadableError
+from sidecar.stream import HeldBody
+from sidecar.subscribers import HttpSubscriber
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aiohttp import web
+    from aiohttp.web_request import BaseRequest
+
+    from sidecar.headers import Headers
+    from sidecar.secrets import Secret
+    from sidecar.settings import Route, Settings
+    from sidecar.stream import Stream
+    from sidecar.streams import Streams
+
+_STREAM_BY_DEFAULT: Final = ("/api/chat", "/api/generate")
+_RETRY_AFTER_S: Final = 1
+
+
+def new_stream_id(wall_clock_s: float) -> str:
+    """26 characters that sort by time: 48 bits of milliseconds, 80 bits of chance."""
+    raw = int(wall_clock_s * 1000).to_bytes(6, "big") + os.urandom(10)
+    return b32hexencode(raw).decode().rstrip("=").lower()
+
+
+class Gateway:
+    """Answers every request of the traffic port. ``clock`` is monotonic, ``wall_clock`` counts from 1970; seconds."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Mapping[str, Target],
+        streams: Streams,
+        auth: Secret | None,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._streams = streams
+        self._auth = auth
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._router = Router(settings)
+        self._max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
+
+    async def handle(self, request: BaseRequest) -> web.StreamResponse:
+        """aiohttp's handler: one request to its end."""
+        received_at = self._clock()
+        target = request.raw_path
+        if not target.startswith("/"):
+            target = request.rel_url.raw_path_qs
+        cors = self._settings.cors
+        inquiry = Inquiry(
+            request,
+            cast("ClientConnection", request.protocol),
+            new_stream_id(self._wall_clock()),
+            received_at,
+            target,
+            family_of(split_target(target)[0]),
+            bears_own_token=self._auth is not None,
+            extra_headers=cors_headers(cors, request.headers.get("Origin")) if cors.origins else [],
+        )
+        try:
+            return await self._answer(inquiry)
+        except Failure as failure:
+            return self._refuse(inquiry, failure)
+
+    async def _answer(self, inquiry: Inquiry) -> web.StreamResponse:
+        request = inquiry.request
+        if self._settings.cors.origins and is_preflight(request.method, request.headers):
+            return self._preflight(inquiry)
+        self._check(request)
+        path = safe_path(split_target(inquiry.target)[0])
+        host = request.headers.get("Host", "")
+        needs_model = self._router.needs_model(path, host, request.headers)
+        await self._read(inquiry, needs_model=needs_model)
+        route = self._router.match(path, host, request.headers, inquiry.model)
+        limit = route.limits.max_body_bytes
+        if (request.content_length or 0) > limit or (inquiry.body is not None and len(inquiry.body.data) > limit):
+            raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
+        stream = self._open(inquiry, route, path, self._format(request, route))
+        try:
+            await serve(stream, inquiry, self._targets, self._streams)
+        except asyncio.CancelledError:
+            stream.client_gone()
+            raise
+        finally:
+            inquiry.connection.unlisten()
+        return KEEP if stream.keep_alive else CLOSE
+
+    def _check(self, request: BaseRequest) -> None:
+        """What is refused before a byte of the body is read. Raises Failure."""
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > self._settings.max_header_bytes:
+            raise Failure("headers_too_large", "the request's header block is too large")
+        if "Upgrade" in request.headers and request.headers["Upgrade"].lower() == "websocket":
+            raise Failure("websocket_unsupported", "no route takes WebSocket upgrades")
+        if request.method == "CONNECT":
+            raise Failure("bad_request", "this is no forward proxy")
+        if self._auth is not None and not self._is_authorized(request, self._auth):
+            raise Failure("unauthorized", "a valid bearer token is required")
+        if self._streams.buffered_bytes > self._settings.max_buffered_bytes:
+            raise Failure("overloaded", "the sidecar holds as many bytes as it may; try again")
+
+    def _is_authorized(self, request: BaseRequest, auth: Secret) -> bool:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        try:
+            return scheme.lower() == "bearer" and auth.matches(token.strip())
+        except SecretUnreadableError as error:
+            raise Failure("internal", f"the traffic port's token: {error}") from None
+
+    async def _read(self, inquiry: Inquiry, *, needs_model: bool) -> None:
+        """The body, where it is read whole, and the model that it or the path names."""
+        request = inquiry.request
+        inquiry.model = model_from_path(inquiry.target)
+        if not request.body_exists:
+            return
+        if not needs_model and not is_read_whole(request, inquiry.family):
+            inquiry.body = None
+            return
+        if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
+            inquiry.connection.say_continue()
+        inquiry.body = HeldBody(await read_whole(request, self._max_body_bytes, self._streams))
+        inquiry.peek = peek_body(inquiry.body.data)
+        inquiry.model = inquiry.model or inquiry.peek.model
+
+    def _format(self, request: BaseRequest, route: Route) -> str:
+        name = request.headers.get("X-Stream-Format", route.format)
+        if name not in FORMATS:
+            raise Failure("unknown_format", f"the known stream formats are: {', '.join(sorted(FORMATS))}")
+        return name
+
+    def _open(self, inquiry: Inquiry, route: Route, path: str, format_name: str) -> Stream:
+        """Register the stream and let it hear of its client from here on."""
+        request, connection = inquiry.request, inquiry.connection
+        wants_stream = inquiry.peek.stream
+        if wants_stream is None:
+            wants_stream = path.endswith(_STREAM_BY_DEFAULT) or "text/event-stream" in request.headers.get("Accept", "")
+        asked = Asked(
+            inquiry.stream_id,
+            request.method,
+            path,
+            request.version,
+            request.keep_alive,
+            format_name,
+            wants_stream,
+            inquiry.model or "",
+            int(self._wall_clock()),
+            tuple(inquiry.extra_headers),
+        )
+        if connection.transport is None:
+            raise ConnectionResetError
+        subscriber = HttpSubscriber(connection.transport, is_ready=not connection.writing_paused)
+        stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
+        stream.session.body_read_at = self._clock()
+        if inquiry.body is not None:
+            stream.hold_body(inquiry.body)
+        connection.listen(stream, subscriber)
+        return stream
+
+    def _preflight(self, inquiry: Inquiry) -> web.StreamResponse:
+        headers = inquiry.request.headers
+        allowed = preflight_headers(
+            self._settings.cors,
+            headers.get("Origin", ""),
+            headers.get("Access-Control-Request-Method", ""),
+            headers.get("Access-Control-Request-Headers"),
+        )
+        return self._send(inquiry, 204, allowed, b"")
+
+    def _refuse(self, inquiry: Inquiry, failure: Failure) -> web.StreamResponse:
+        """An HTTP error in the shape of the path's dialect; nothing of the request is in it."""
+        content_type, body = problem(inquiry.family, failure, inquiry.stream_id)
+        headers = [
+            (b"Content-Type", content_type.encode()),
+            (b"Cache-Control", b"no-store"),
+            (b"X-Stream-Id", inquiry.stream_id.encode()),
+            *inquiry.extra_headers,
+        ]
+        status = failure.http_status
+        if status in {429, 503}:
+            headers.append((b"Retry-After", b"%d" % _RETRY_AFTER_S))
+        elif status == 401 and failure.code == "unauthorized":
+            headers.append((b"WWW-Authenticate", b"Bearer"))
+        return self._send(inquiry, status, headers, body)
+
+    def _send(self, inquiry: Inquiry, status: int, headers: Headers, body: bytes) -> web.StreamResponse:
+        """One whole answer of our own; the connection is kept only where nothing of the request is left unread."""
+        request, transport = inquiry.request, inquiry.connection.transport
+        if transport is None or transport.is_closing():
+            return CLOSE
+        keep_alive = request.keep_alive and request.content.is_eof()
+        if request.method == "HEAD" or status == 204:
+            if status != 204:
+                headers = [*headers, (b"Content-Length", b"%d" % len(body))]
+            body = b""
+        transport.write(own_answer(request.version, status, headers, body, keep_alive=keep_alive))
+        return KEEP if keep_alive else CLOSE

@@ -1,0 +1,62 @@
+"""The words of the traffic door: a request as far as it is understood, and an upstream as it is asked.
+
+Owns no behaviour beyond reading a credential when it is due. Must not know routes' order or streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sidecar.errors import Failure
+from sidecar.routing import BodyPeek
+from sidecar.secrets import SecretUnreadableError
+from sidecar.stream import HeldBody
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+    from sidecar.gateway.connection import ClientConnection
+    from sidecar.headers import HeaderPolicy, Headers
+    from sidecar.secrets import Secret
+    from sidecar.settings import Upstream
+    from sidecar.upstream import UpstreamPool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One upstream as the gateway uses it: its pool, its header rules and its secret."""
+
+    upstream: Upstream
+    pool: UpstreamPool
+    headers: HeaderPolicy
+    secret: Secret | None
+
+    def credential(self) -> str | None:
+        """The secret as of now. Raises Failure internal, naming the source, while it cannot be read."""
+        if self.secret is None:
+            return None
+        try:
+            return self.secret.read()
+        except SecretUnreadableError as error:
+            raise Failure("internal", f"the credential for upstream {self.upstream.name!r}: {error}") from None
+
+
+@dataclass(slots=True)
+class Inquiry:
+    """One request as far as it has been understood.
+
+    ``body`` is None for one that is streamed through. ``bears_own_token``: its Authorization was for the sidecar.
+    """
+
+    request: BaseRequest
+    connection: ClientConnection
+    stream_id: str
+    received_at: float
+    target: str
+    family: str
+    bears_own_token: bool
+    extra_headers: Headers = field(default_factory=list)
+    body: HeldBody | None = field(default_factory=HeldBody)
+    peek: BodyPeek = BodyPeek()  # noqa: RUF009 - frozen
+    model: str | None = None

@@ -1,0 +1,147 @@
+"""A request on its way to a route's upstreams: composed for each, sent, tried again where that is safe.
+
+Owns which failures lead to another try and what each upstream is sent. Must not know how answers are relayed: the
+stream hears those by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from sidecar.errors import Failure, Outcome
+from sidecar.gateway.bodies import stream_body
+from sidecar.routing import mapped_model, rewrite_model, target_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.gateway.inquiry import Inquiry, Target
+    from sidecar.ports import Exchange
+    from sidecar.stream import Stream
+    from sidecar.streams import Streams
+    from sidecar.upstream import Connection
+
+
+async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target], streams: Streams) -> None:
+    """Ask the route's upstreams in order until one answers; returns when the stream has ended.
+
+    Raises the Failure of the last one tried when nothing was sent to the client: the answer is the caller's then.
+    """
+    failure: Failure | None = None
+    for name in stream.route.upstreams:
+        try:
+            failure = await _try(stream, inquiry, targets[name], streams)
+        except Failure as own:
+            failure = own
+        if failure is None:
+            return
+        if failure.outcome is not Outcome.UPSTREAM_UNREACHABLE or inquiry.body is None:
+            break
+    assert failure is not None  # noqa: S101 - a route has at least one upstream
+    stream.give_up(failure)
+    raise failure
+
+
+async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Streams) -> Failure | None:
+    """One upstream: on an idle connection if there is one, else on a fresh one, which a dead idle one leads to too."""
+    stream.begin(target.upstream)
+    # A body that is streamed through cannot be sent twice, so it never goes on a connection that may be dead.
+    may_resend = inquiry.body is not None
+    connection = target.pool.take() if may_resend else None
+    while True:
+        if connection is None:
+            connection = await _dial(stream, target, streams)
+            if connection is None:
+                return stream.failure
+        exchange = _send(stream, inquiry, target, connection)
+        if inquiry.body is None:
+            await _upload(stream, inquiry, exchange, streams)
+        await stream.settled
+        if stream.failure is None or not stream.may_resend or not may_resend:
+            return stream.failure
+        stream.begin(target.upstream)
+        connection = None
+
+
+def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connection) -> Exchange:
+    """Put the request on the connection; a request that cannot be composed leaves no connection behind."""
+    try:
+        head, body, chunked = _compose(stream, inquiry, target)
+    except Failure:
+        connection.close()
+        raise
+    method = stream.asked.method.encode()
+    exchange = connection.send(stream, method=method, head=head, body=body, chunked_body=chunked)
+    stream.sent(exchange)
+    return exchange
+
+
+async def _dial(stream: Stream, target: Target, streams: Streams) -> Connection | None:
+    """A fresh connection; None when the stream ended or failed meanwhile."""
+    task: asyncio.Task[Any] = streams.spawn(target.pool.dial(), "dial")
+    stream.dialing(task)
+    try:
+        connection: Connection = await task
+    except Failure as failure:
+        stream.on_fail(failure, may_resend=False)
+        return None
+    except asyncio.CancelledError:
+        if task.done() and not task.cancelled() and task.exception() is None:
+            task.result().close()  # it came in the very turn in which nobody wanted it any more
+        if (current := asyncio.current_task()) is not None and current.cancelling():
+            raise
+        return None  # the client left, or the process ends: the stream knows
+    if not stream.connected():
+        connection.close()
+        return None
+    return connection
+
+
+async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, streams: Streams) -> None:
+    """Pass the body on beside the answer; returns when it is through or no longer matters."""
+    limit = stream.route.limits.max_body_bytes
+    if inquiry.request.headers.get("Expect", "").lower() == "100-continue":
+        inquiry.connection.say_continue()
+    task = streams.spawn(stream_body(inquiry.request, exchange, limit), "upload")
+    settled = cast("asyncio.Future[None]", stream.settled)
+    await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        return
+    error = task.exception() if not task.cancelled() else None
+    if isinstance(error, Failure):
+        stream.fail(error)
+    elif error is not None and not isinstance(error, OSError):
+        stream.fail(Failure("internal", "the sidecar failed on this request's body"))
+        raise error
+
+
+def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, bytes | None, bool]:
+    """The head and body for one upstream, and whether the body goes in chunks. Raises Failure."""
+    request = inquiry.request
+    body = inquiry.body.data if inquiry.body is not None else None
+    model = mapped_model(target.upstream, inquiry.model)
+    if model is not None and body and inquiry.peek.model is not None:
+        body = rewrite_model(body, model)
+    path = target_path(stream.route, target.upstream, inquiry.target, model)
+    peer = inquiry.connection.peername
+    path, headers = target.headers.request(
+        request.raw_headers,
+        path,
+        credential=target.credential(),
+        own_bearer_consumed=inquiry.bears_own_token,
+        client_host=str(peer[0]) if isinstance(peer, tuple) else "",
+        scheme="https" if inquiry.connection.ssl_context is not None else "http",
+    )
+    chunked = False
+    if body is None:
+        chunked = request.content_length is None
+        headers.append((b"Transfer-Encoding", b"chunked") if chunked else _length(request.content_length or 0))
+    elif request.body_exists or request.method in {"POST", "PUT", "PATCH"}:
+        headers.append(_length(len(body)))
+    return target.pool.request_head(request.method.encode(), path.encode(), headers), body, chunked
+
+
+def _length(size: int) -> tuple[bytes, bytes]:
+    return b"Content-Length", b"%d" % size

@@ -1,0 +1,205 @@
+"""The verbs: what each floor asks of the floor that fulfils it.
+
+Owns the Protocols through which core and doors use codecs and edges. Must not know any implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from sidecar.errors import Failure
+    from sidecar.events import Event, Frame
+
+
+class Framing(Protocol):
+    """Bytes to frames. Holds at most one partial frame; takes linear time over any input."""
+
+    name: ClassVar[str]
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the partial frame held back."""
+
+    def feed(self, data: bytes) -> Sequence[Frame]:
+        """The frames completed by ``data``. Raises FrameTooLargeError in strict mode; lenient framings
+        hand an oversized frame through in pieces with ``data=None`` instead."""
+
+    def flush(self) -> Sequence[Frame]:
+        """At the end of the body: what is left, where it still makes a whole frame; else nothing.
+
+        Bytes that make no whole frame stay in ``pending``."""
+
+    def take_pending(self) -> bytes:
+        """The bytes of the partial frame, which are then no longer held."""
+
+
+class Dialect(Protocol):
+    """Frames to events, for one stream. Keeps what it needs to number choices and calls, nothing that grows."""
+
+    name: ClassVar[str]
+    framing: ClassVar[str]
+    completes_on_clean_end: ClassVar[bool]
+    """A whole body is a whole stream: there is neither terminator nor finish mark (raw text, unknown streams)."""
+    terminated: bool
+    """The dialect's own terminator has been seen; whatever follows is ignored."""
+
+    def decode(self, frame: Frame) -> Sequence[Event]:
+        """The events of one frame with data. Never raises: what cannot be parsed is an Extension."""
+
+    def finish(self) -> Sequence[Event]:
+        """At the end of the stream: events still held back (an id that never came)."""
+
+    @property
+    def is_finished(self) -> bool:
+        """A finish mark has come for every choice that began, and at least one did."""
+
+    @classmethod
+    def error_frame(cls, failure: Failure) -> bytes:
+        """The dialect's own way to say, inside a stream, that it failed; b"" where it has none."""
+
+
+class Ended(msgspec.Struct, gc=False):
+    """What a format needs to close a stream; all times in milliseconds."""
+
+    status: str
+    finish_reasons: list[Any]
+    ttft_ms: float | None
+    duration_ms: float
+    content_events: int
+    warnings: list[str]
+    usage: Any = None
+    failure: Any = None
+
+
+class Format(Protocol):
+    """Events to what the client is sent, for one stream."""
+
+    name: ClassVar[str]
+    content_type: str | None
+    """What the client is told; None keeps the upstream's own."""
+    heartbeat: bytes
+    """Bytes that say "still here" between frames; b"" where that is not safe."""
+
+    def encode(self, frame: Frame, events: Sequence[Event]) -> bytes:
+        """What the client is sent for one frame and the events it decoded to; b"" for nothing."""
+
+    def close(self, ended: Ended) -> bytes:
+        """The last bytes of the stream, whatever its outcome. Called once."""
+
+
+class ResponseHead(msgspec.Struct, gc=False):
+    """An upstream's final answer, before its body. ``headers`` keep order and spelling; names are as sent."""
+
+    status: int
+    reason: str
+    headers: list[tuple[bytes, bytes]]
+    http_version: str
+    is_eof_delimited: bool
+    """Nothing but the end of the connection ends this body."""
+
+
+class ResponseSink(Protocol):
+    """Who is told what an upstream answers. Every call is synchronous, inside the connection's data callback.
+
+    Order: on_head, any number of on_body, then exactly one of on_end or on_fail; or on_fail alone. None of them is
+    called again after ``Exchange.abort``.
+    """
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The final (not 1xx) status and headers have come."""
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the decoded (not chunked) body, as it came from one read; never empty."""
+
+    def on_end(self) -> None:
+        """The body is whole: last chunk, full Content-Length, or EOF where only that ends it."""
+
+    def on_fail(self, failure: Failure, *, may_resend: bool) -> None:
+        """The exchange is over. ``may_resend``: a reused connection gave not one byte, so the request was not seen."""
+
+
+class Exchange(Protocol):
+    """One request on one upstream connection."""
+
+    def pause(self) -> None:
+        """Stop reading the upstream. Idempotent."""
+
+    def resume(self) -> None:
+        """Read on. Idempotent."""
+
+    def abort(self) -> None:
+        """Drop the connection now, in this turn of the loop; the sink hears nothing more. Idempotent."""
+
+    def drain(self) -> None:
+        """The sink wants no more: take the rest of the body in silence so the connection can be used again,
+        within small bounds of bytes and time, else abort."""
+
+    @property
+    def is_writable(self) -> bool:
+        """The request body may be written on: the connection's write buffer is below its mark."""
+
+    async def wait_writable(self) -> None:
+        """Suspends until ``is_writable`` or the connection is lost. Never raises for a lost connection."""
+
+    def write_body(self, data: bytes) -> None:
+        """Send a piece of the request body (framed as its head promised)."""
+
+    def end_body(self) -> None:
+        """The request body is whole."""
+
+
+class Waiter(Protocol):
+    """Something a door waits for; a future of its loop."""
+
+    def done(self) -> bool:
+        """It has been resolved."""
+
+    def set_result(self, result: None, /) -> None:
+        """Let the door go on. Once only."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Suspends until resolved."""
+
+
+class Cancellable(Protocol):
+    """Work that can be called off; a task of the registry's."""
+
+    def cancel(self) -> bool:
+        """Call it off. Idempotent."""
+
+
+class Subscriber(Protocol):
+    """One client connection reading a stream."""
+
+    is_ready: bool
+    """It takes bytes now; False while its transport is full."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the client's transport, framed as its HTTP version wants them."""
+
+
+class ClientSide(Subscriber, Protocol):
+    """What a stream asks of its client's connection beyond reading the log."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes in the transport's own buffer."""
+
+    def start(self, head: bytes, *, is_chunked: bool) -> None:
+        """Send the answer's head; every later write is body."""
+
+    def finish(self) -> None:
+        """The body is whole: say so."""
+
+    def abort(self) -> None:
+        """Drop the connection now."""
+
+    def delivered_bytes(self) -> int:
+        """Bytes the client's side has acknowledged so far; what progress is measured by."""
+
+    def is_peer_gone(self) -> bool:
+        """The kernel knows that the client closed, though nobody has read that yet."""

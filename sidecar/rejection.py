@@ -1,0 +1,52 @@
+"""An upstream's error answer, read for its own words.
+
+Owns the shapes providers give an error before a stream (wire-formats section 5.5). Must not know HTTP or formats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sidecar.errors import Failure
+
+_RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_MAX_TEXT = 2000
+
+
+def rejection(status: int, body: bytes) -> Failure:
+    """The failure that an HTTP error answer of ``status`` with ``body`` means; ``native`` is its JSON, or its text."""
+    native = _parse(body)
+    message, provider_code = _words(native)
+    return Failure(
+        "upstream_status",
+        message or f"the upstream answered with status {status}",
+        upstream_status=status,
+        native=native,
+        provider_code=provider_code,
+        retryable=status in _RETRYABLE_STATUSES,
+    )
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return body.decode("utf-8", "replace")[:_MAX_TEXT] or None
+
+
+def _words(native: Any) -> tuple[str, str]:
+    """The message and the provider's code, wherever this provider keeps them."""
+    if isinstance(native, list) and native:
+        native = native[0]
+    if not isinstance(native, dict):
+        return "", ""
+    error = native.get("error", native)
+    if isinstance(error, str):
+        return error, str(native.get("error_type") or "")
+    if not isinstance(error, dict):
+        return "", ""
+    message = error.get("message") or error.get("detail")
+    code = error.get("code") or error.get("type") or error.get("status")
+    return message if isinstance(message, str) else "", "" if code is None else str(code)

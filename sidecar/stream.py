@@ -1,0 +1,480 @@
+"""One stream: its two sides, its deadlines, its buffer policy and its one ending.
+
+Owns what happens between an upstream's callbacks and a client's. Must not know aiohttp, sockets or other streams; it is
+told the time by the clock it is given and reaches both sides through ports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.answer import Answer, BodyMode, choose
+from sidecar.errors import Failure, FrameTooLargeError, Outcome
+from sidecar.log import Log
+from sidecar.session import Reaction, Signal, UpstreamState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.answer import Asked
+    from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
+    from sidecar.session import Session
+    from sidecar.settings import Route, Upstream
+    from sidecar.streams import Streams
+
+_NEVER: Final = float("inf")
+_AFTER_TERMINATOR_S: Final = 1.0
+_STALL_LOOK_S: Final = 1.0
+_PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED})
+
+
+class HeldBody:
+    """A request's body, kept until an answer has begun: another connection or upstream may need it.
+
+    The one reference to it, so that letting go here frees it, however long the stream goes on.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+
+class Stream:
+    """A `ResponseSink` for the upstream and the listener of one client connection.
+
+    ``settled`` resolves when the door has something to do: the stream has ended, or it failed with nothing sent
+    (``failure`` says how; ``may_resend`` that a fresh connection is worth one try).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_body",
+        "_client",
+        "_clock",
+        "_dialing",
+        "_exchange",
+        "_first_token_at",
+        "_is_whole",
+        "_last_bytes_at",
+        "_log",
+        "_paused",
+        "_progress",
+        "_progress_at",
+        "_quiet_at",
+        "_quiet_end",
+        "_streams",
+        "_terminated_at",
+        "_verdict",
+        "asked",
+        "check_at",
+        "failure",
+        "keep_alive",
+        "may_resend",
+        "route",
+        "session",
+        "settled",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        asked: Asked,
+        route: Route,
+        client: ClientSide,
+        session: Session,
+        streams: Streams,
+        clock: Callable[[], float],
+    ) -> None:
+        self.asked = asked
+        self.route = route
+        self.session = session
+        self.upstream: Upstream | None = None
+        self.settled: Waiter = streams.future()
+        self.failure: Failure | None = None
+        self.may_resend = False
+        self.keep_alive = False
+        self.check_at = _NEVER
+        self._body: HeldBody | None = None
+        self._streams = streams
+        self._clock = clock
+        self._client = client
+        self._log = Log(client)
+        self._exchange: Exchange | None = None
+        self._dialing: Cancellable | None = None
+        self._answer: Answer | None = None
+        self._verdict: tuple[Outcome, Failure | None] | None = None
+        self._is_whole = True
+        self._paused = False
+        self._first_token_at = self._last_bytes_at = self._terminated_at = _NEVER
+        self._progress = -1
+        self._progress_at = _NEVER
+        self._quiet_at = session.received_at
+        self._quiet_end = 0
+
+    # What people are shown.
+
+    @property
+    def phase(self) -> str:
+        """The upstream's state, or "flushing" when only the client's tail is left."""
+        return "flushing" if self._verdict is not None else self.session.upstream.value
+
+    @property
+    def format(self) -> str:
+        """The format the answer really has, as far as that is decided."""
+        return self._answer.format if self._answer is not None else self.asked.format
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held on this stream's behalf in this process, its request body aside."""
+        pending = self._answer.relay.pending if self._answer is not None else 0
+        return self._log.held + pending + self._client.unsent_bytes
+
+    @property
+    def lag_bytes(self) -> int:
+        """How far the client is behind what has been encoded for it."""
+        return self._log.held + self._client.unsent_bytes
+
+    # Towards the upstream, called by the door.
+
+    def dialing(self, task: Cancellable) -> None:
+        """A connection is being made for this stream: the client's departure cancels it."""
+        self._dialing = task
+
+    def connected(self) -> bool:
+        """The connection is there. False if the stream ended meanwhile."""
+        self._dialing = None
+        return self.session.outcome is None
+
+    def begin(self, upstream: Upstream) -> None:
+        """Ready for (another) try at ``upstream``."""
+        if self.session.upstream is UpstreamState.FAILED:
+            self.session.move(Signal.NEXT_UPSTREAM)
+        self.upstream = upstream
+        self.failure = None
+        self.may_resend = False
+        self.settled = self._streams.future()
+
+    def sent(self, exchange: Exchange) -> None:
+        """The request is on its way; from here to the first content the ``first_token`` deadline runs."""
+        self._exchange = exchange
+        self._request_begun()
+
+    def _request_begun(self) -> None:
+        assert self.upstream is not None  # noqa: S101 - begin() came first
+        now = self._clock()
+        self.session.sent_at = now
+        self.session.move(Signal.REQUEST_SENT)
+        self._first_token_at = now + self.upstream.timeouts.first_token_s
+        self.check_at = now
+
+    # From the upstream, inside its data callback.
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The upstream answers: decide how it is passed on, and start the client's answer in this turn."""
+        assert self.upstream is not None  # noqa: S101 - begin() came first
+        self._last_bytes_at = self._clock()
+        try:
+            answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log)
+        except Failure as failure:
+            self.fail(failure)
+            return
+        self._answer = answer
+        if not answer.is_stream:
+            self._first_token_at = _NEVER
+            self.check_at = 0.0
+        if answer.head is None:
+            return
+        self._release_body()
+        self.session.has_sent = True
+        self.keep_alive = self.asked.keep_alive and answer.mode is not BodyMode.CLOSE
+        self._client.start(answer.head, is_chunked=answer.mode is BodyMode.CHUNKED)
+
+    def on_body(self, data: bytes) -> None:
+        """One read of the upstream, through to the client's transport before this returns."""
+        now = self._clock()
+        self._last_bytes_at = now
+        session = self.session
+        relay = self._answer.relay  # type: ignore[union-attr]  # on_head came first
+        try:
+            relay.feed(data, now)
+        except FrameTooLargeError:
+            limit = self.route.limits.max_frame_bytes
+            self.fail(Failure("frame_too_large", f"the upstream sent a frame of more than {limit} bytes"))
+            return
+        except Failure as failure:
+            self.fail(failure)
+            return
+        except Exception:
+            self.fail(Failure("internal", "the sidecar failed on this stream"))
+            raise
+        if session.first_sent_at is None and session.first_content_at is not None:
+            self._first_token_relayed(now)
+        if self._log.held:
+            self._bound_buffer()
+        if relay.is_terminated:
+            self._terminator_relayed(now)
+
+    def _first_token_relayed(self, now: float) -> None:
+        self.session.first_sent_at = self._clock()
+        self._first_token_at = _NEVER
+        self.check_at = min(self.check_at, now + self.upstream.timeouts.idle_s)  # type: ignore[union-attr]
+
+    def _terminator_relayed(self, now: float) -> None:
+        """Typed clients are done at the terminator; native ones get the body's own end, within a second."""
+        if self._exchange is None:
+            return
+        if self.format == "native":
+            if self._terminated_at == _NEVER:
+                self._terminated_at = now
+                self.check_at = min(self.check_at, now + _AFTER_TERMINATOR_S)
+            return
+        exchange, self._exchange = self._exchange, None
+        exchange.drain()
+        self._finish_upstream(None)
+
+    def on_end(self) -> None:
+        """The upstream's body is whole."""
+        self._exchange = None
+        self._finish_upstream(None)
+
+    def on_fail(self, failure: Failure, *, may_resend: bool) -> None:
+        """The upstream's connection is gone."""
+        self._exchange = None
+        self.may_resend = may_resend
+        self._finish_upstream(failure)
+
+    def fail(self, failure: Failure) -> None:
+        """Our own decision to stop: the upstream is dropped now, the client told."""
+        if (exchange := self._exchange) is not None:
+            self._exchange = None
+            exchange.abort()
+        self._finish_upstream(failure)
+
+    def _finish_upstream(self, failure: Failure | None) -> None:
+        """The upstream side is over, one way or another: judge it and close the client's side accordingly."""
+        now = self._clock()
+        answer = self._answer
+        self._is_whole = failure is None
+        outcome, verdict = self._judge(failure, now)
+        completed = outcome is Outcome.COMPLETED
+        reaction = self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
+        if reaction is Reaction.TRY_NEXT:
+            self.failure = verdict
+            self._answer = None
+            self._settle()
+            return
+        assert answer is not None  # noqa: S101 - something was sent
+        if self.session.first_sent_at is None and self.session.first_content_at is not None:
+            self.session.first_sent_at = now
+        answer.relay.close(outcome, verdict, now)
+        self._verdict = (outcome, verdict)
+        self._finish_when_flushed()
+
+    def _judge(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
+        """The relay's verdict; whatever goes wrong in forming it, the stream still has its one ending."""
+        if self._answer is None:
+            failure = failure or Failure("upstream_truncated", "the upstream gave no answer")
+            return failure.outcome, failure
+        try:
+            return self._answer.relay.finish(failure, now)
+        except Failure as said:
+            return said.outcome, said
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends this stream and no other
+            internal = Failure("internal", "the sidecar failed on this stream")
+            internal.__cause__ = error
+            return internal.outcome, internal
+
+    def _finish_when_flushed(self) -> None:
+        """The last byte handed over is what makes an outcome; a client still behind keeps the stream alive."""
+        if self._log.held:
+            self.check_at = self._clock()
+            return
+        assert self._verdict is not None and self._answer is not None  # noqa: S101, PT018 - only called then
+        outcome, failure = self._verdict
+        if self.format == "typed" or (outcome in _PASSED_ON_WHOLE and self._is_whole):
+            self._client.finish()
+        else:
+            self.keep_alive = False  # closing without the last chunk is how HTTP says "not whole"
+        self._announce(outcome, failure)
+
+    # From the client's connection, inside its callbacks.
+
+    def client_gone(self) -> None:
+        """The client left (FIN, RST or half-close): the upstream is aborted before this returns."""
+        if self.session.outcome is not None:
+            return
+        self.session.move(Signal.CLIENT_GONE)
+        self._stop_upstream()
+        self._client.abort()
+        self._announce(Outcome.CLIENT_CANCELLED, None)
+
+    def client_writable(self) -> None:
+        """The client's transport has room again: hand over what is held, then read the upstream on."""
+        log = self._log
+        log.flush()
+        if self._verdict is not None:
+            if self.session.outcome is None:
+                self._finish_when_flushed()
+        elif self._paused and log.held <= self.route.limits.buffer_bytes // 4:
+            self._paused = False
+            self._last_bytes_at = self._clock()
+            if self._exchange is not None:
+                self._exchange.resume()
+
+    def client_blocked(self) -> None:
+        """The client's transport is full: from now its progress is looked at."""
+        now = self._clock()
+        self._progress = -1
+        self._progress_at = now
+        self.check_at = min(self.check_at, now + _STALL_LOOK_S)
+
+    def client_unread(self, is_unread: bool) -> None:
+        """Nobody reads the client's socket (a body or pipelined requests wait), or somebody does again."""
+        if is_unread:
+            self._streams.watch(self)
+        else:
+            self._streams.unwatch(self)
+
+    def look_for_client(self) -> None:
+        """Ask the kernel whether a client nobody reads from is still there."""
+        if self._client.is_peer_gone():
+            self.client_gone()
+
+    def _bound_buffer(self) -> None:
+        """The log is ahead of the client: hold the upstream back, or let the client go."""
+        limits = self.route.limits
+        if limits.on_slow_client == "evict":
+            if self._log.held > limits.buffer_bytes:
+                self._evict(f"the client fell more than {limits.buffer_bytes} bytes behind")
+        elif not self._paused and self._exchange is not None and self._log.held > limits.buffer_bytes // 2:
+            # Half, because what the kernel already holds for us (SO_RCVBUF) comes on top of what is held here.
+            self._paused = True
+            self._exchange.pause()
+
+    def _evict(self, why: str) -> None:
+        self.session.move(Signal.CLIENT_GONE)
+        self._stop_upstream()
+        self._client.abort()
+        self._announce(Outcome.CLIENT_TOO_SLOW, Failure("client_too_slow", why))
+
+    # Deadlines, looked at by the registry's sweep.
+
+    def check(self, now: float) -> None:
+        """Apply every deadline that is due and say when to look next."""
+        if self.upstream is None or self.session.outcome is not None:
+            return
+        timeouts = self.upstream.timeouts
+        total_at = self.session.received_at + timeouts.total_s
+        if now >= total_at:
+            self._out_of_time("total_timeout", f"the stream took longer than {timeouts.total_s:g} s")
+            return
+        next_at = min(total_at, self._check_client(now))
+        if self.session.outcome is None and self._verdict is None and self._exchange is not None:
+            next_at = min(next_at, self._check_upstream(now))
+        self.check_at = max(next_at, now)
+
+    def _check_upstream(self, now: float) -> float:
+        """The upstream's deadlines; returns when the nearest of them is due."""
+        assert self.upstream is not None  # noqa: S101 - check() looked
+        timeouts = self.upstream.timeouts
+        if self._terminated_at != _NEVER and now >= self._terminated_at + _AFTER_TERMINATOR_S:
+            assert self._exchange is not None  # noqa: S101 - check() looked
+            exchange, self._exchange = self._exchange, None
+            exchange.abort()
+            self._finish_upstream(None)
+            return _NEVER
+        if now >= self._first_token_at:
+            self._out_of_time("first_token_timeout", f"no content within {timeouts.first_token_s:g} s")
+            return _NEVER
+        if self._first_token_at != _NEVER:
+            return self._first_token_at
+        if self._paused:
+            return _NEVER
+        idle_at = self._last_bytes_at + timeouts.idle_s
+        if now >= idle_at:
+            self._out_of_time("idle_timeout", f"the upstream sent nothing for {timeouts.idle_s:g} s")
+            return _NEVER
+        return min(idle_at, self._terminated_at + _AFTER_TERMINATOR_S)
+
+    def _check_client(self, now: float) -> float:
+        """The client's stall deadline while it is full, its heartbeat while all is quiet."""
+        if not self._client.is_ready:
+            delivered = self._client.delivered_bytes()
+            if delivered > self._progress:
+                self._progress = delivered
+                self._progress_at = now
+            elif now >= self._progress_at + self.route.limits.stall_timeout_s:
+                self._evict(f"the client took nothing for {self.route.limits.stall_timeout_s:g} s")
+                return _NEVER
+            return now + min(_STALL_LOOK_S, self.route.limits.stall_timeout_s / 4)
+        if self._answer is None or not self._answer.heartbeat or self._verdict is not None:
+            return _NEVER
+        if self._log.end != self._quiet_end:
+            self._quiet_end, self._quiet_at = self._log.end, self._last_bytes_at
+        if now >= self._quiet_at + self.route.heartbeat_s and not self._log.held:
+            self._quiet_at = now
+            self._client.write(self._answer.heartbeat)
+        return self._quiet_at + self.route.heartbeat_s
+
+    def _out_of_time(self, code: str, message: str) -> None:
+        if self._verdict is not None:
+            self._evict("the stream ran out of time while its client was behind")
+        else:
+            self.fail(Failure(code, message))
+
+    # The end.
+
+    def give_up(self, failure: Failure) -> None:
+        """The door answers with an HTTP error instead of a stream; nothing had been sent."""
+        self._stop_upstream()
+        self._announce(failure.outcome, failure)
+
+    def shut_down(self) -> None:
+        """The process ends: say so to a client that can still be told."""
+        failure = Failure("shutting_down", "the sidecar is shutting down")
+        if self._dialing is not None:
+            self._dialing.cancel()
+        if self._verdict is None and self.session.upstream in {UpstreamState.WAITING, UpstreamState.STREAMING}:
+            self.fail(failure)
+        if self.session.outcome is None:
+            self._stop_upstream()
+            if self.session.has_sent:
+                self._client.abort()
+                self._announce(failure.outcome, failure)
+            else:
+                self.failure = failure
+                self._settle()
+
+    def _stop_upstream(self) -> None:
+        """Drop the upstream's connection, made or in the making, in this turn of the loop."""
+        if self._dialing is not None:
+            self._dialing.cancel()
+            self._dialing = None
+        if self._exchange is not None:
+            exchange, self._exchange = self._exchange, None
+            exchange.abort()
+
+    def _announce(self, outcome: Outcome, failure: Failure | None) -> None:
+        if not self.session.end(outcome, self._clock(), failure):
+            return
+        self._log.drop()
+        self._release_body()
+        self._streams.ended(self)
+        self._settle()
+
+    def hold_body(self, body: HeldBody) -> None:
+        """Account for the request's body, and let go of it as soon as an answer begins or the stream ends."""
+        self._body = body
+        self._streams.body_bytes += len(body.data)
+
+    def _release_body(self) -> None:
+        if self._body is not None:
+            self._streams.body_bytes -= len(self._body.data)
+            self._body.data = b""
+            self._body = None
+
+    def _settle(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)

@@ -1,0 +1,141 @@
+"""Every running stream, and every task: who owns them, when they are looked after, how they end.
+
+Owns the registry, the one coarse sweep over all deadlines, and the only place a task is created. Must not know aiohttp,
+HTTP parsing or how clients are admitted; a stream talks to both its sides through ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.errors import Outcome
+from sidecar.session import Session
+from sidecar.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from sidecar.answer import Asked
+    from sidecar.ports import ClientSide
+    from sidecar.settings import Route
+
+SWEEP_INTERVAL_S: Final = 0.25
+"""How often deadlines are looked at: the coarseness of every one of them."""
+
+COUNT_INTERVAL_S: Final = 1.0
+"""How often what all streams hold together is added up, and idle upstream connections are looked through."""
+
+WATCH_INTERVAL_S: Final = 0.005
+"""How often a client is looked at whose socket nobody reads, so that its leaving is not an event."""
+
+
+class Streams:
+    """The registry of one process. ``clock`` gives seconds of a monotonic clock."""
+
+    def __init__(self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop) -> None:
+        self._clock = clock
+        self._loop = loop
+        self._streams: dict[str, Stream] = {}
+        self._watched: set[Stream] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._sweeps: list[Callable[[float], None]] = []
+        self.last_turn_at = clock()
+        """When the loop last got round to a sweep; what liveness is judged by."""
+        self.outcomes: Counter[Outcome] = Counter()
+        self._stream_bytes = 0
+        self._counted_at = 0.0
+        self.body_bytes = 0
+        """Request bodies held for routing or another try."""
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(tuple(self._streams.values()))
+
+    @property
+    def tasks(self) -> int:
+        """Tasks alive."""
+        return len(self._tasks)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Everything held for somebody: request bodies as of now; partial frames and bytes ahead of slow clients as of
+        the last full second."""
+        return self.body_bytes + self._stream_bytes
+
+    def open(self, asked: Asked, route: Route, client: ClientSide, received_at: float) -> Stream:
+        """Register a new stream; it leaves the registry by itself when its outcome is announced."""
+        stream = Stream(asked, route, client, Session(received_at), self, self._clock)
+        self._streams[asked.stream_id] = stream
+        return stream
+
+    def ended(self, stream: Stream) -> None:
+        """A stream announces its outcome: the last thing it does."""
+        del self._streams[stream.asked.stream_id]
+        self._watched.discard(stream)
+        self.outcomes[stream.session.outcome or Outcome.INTERNAL] += 1
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run ``work`` as a task this registry owns: it is cancelled and awaited at shutdown."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def future(self) -> asyncio.Future[None]:
+        """A fresh future of this registry's loop."""
+        return self._loop.create_future()
+
+    def watch(self, stream: Stream) -> None:
+        """Look for this stream's client every few milliseconds: nobody reads its socket."""
+        self._watched.add(stream)
+        if self._watch_timer is None:
+            self._watch_timer = self._loop.call_later(WATCH_INTERVAL_S, self._watch)
+
+    def unwatch(self, stream: Stream) -> None:
+        """Its socket is being read again."""
+        self._watched.discard(stream)
+
+    def _watch(self) -> None:
+        for stream in tuple(self._watched):
+            stream.look_for_client()
+        self._watch_timer = self._loop.call_later(WATCH_INTERVAL_S, self._watch) if self._watched else None
+
+    def start(self, *sweeps: Callable[[float], None]) -> None:
+        """Begin sweeping; ``sweeps`` are called with the time along with the streams' own deadlines."""
+        self._sweeps.extend(sweeps)
+        self._sweep_timer = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_timer = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        now = self.last_turn_at = self._clock()
+        due = [stream for stream in self._streams.values() if stream.check_at <= now]
+        for stream in due:
+            stream.check(now)
+        if now >= self._counted_at + COUNT_INTERVAL_S:
+            self._counted_at = now
+            self._stream_bytes = sum(stream.buffered_bytes for stream in self._streams.values())
+            for sweep in self._sweeps:
+                sweep(now)
+
+    def end_all(self) -> None:
+        """End every stream as ``shutting_down``, telling its client where that can still be told."""
+        for stream in self:
+            stream.shut_down()
+
+    async def close(self) -> None:
+        """End what still runs and wait for every task."""
+        self.end_all()
+        for timer in (self._sweep_timer, self._watch_timer):
+            if timer is not None:
+                timer.cancel()
+        self._sweep_timer = self._watch_timer = None
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,56 @@
+"""Socket options of upstream connections. Knows nothing of HTTP or asyncio."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any, Final
+
+RECEIVE_BUFFER_BYTES: Final = 64 * 1024
+"""Without a set bound the kernel takes megabytes more before a paused read reaches the sender."""
+
+WRITE_BUFFER_BYTES: Final = 64 * 1024
+KEEPALIVE_IDLE_S: Final = 30
+KEEPALIVE_INTERVAL_S: Final = 10
+KEEPALIVE_PROBES: Final = 3
+
+AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
+"""One row of getaddrinfo."""
+
+
+def tcp_socket(info: AddressInfo) -> socket.socket:
+    """An unconnected, non-blocking TCP socket with our options set.
+
+    SO_RCVBUF must be set before connect: the window scale is fixed by the handshake.
+    """
+    sock = socket.socket(info[0], info[1], info[2])
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def unix_socket() -> socket.socket:
+    """An unconnected, non-blocking Unix stream socket; its buffers bound themselves."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
+
+
+def is_quiet(file_descriptor: int) -> bool:
+    """Neither bytes nor an end nor an error wait to be read: the peer has done nothing since the last read."""
+    poll = select.poll()
+    poll.register(file_descriptor, select.POLLIN)
+    return not poll.poll(0)

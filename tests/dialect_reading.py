@@ -1,0 +1,110 @@
+"""How the dialect tests read a stream: by our dialects and framings, cut up in any way, into one comparable summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sidecar.dialects import DIALECTS
+from sidecar.events import (
+    Event,
+    Finish,
+    Frame,
+    Reasoning,
+    Refusal,
+    Start,
+    Token,
+    ToolCall,
+    UpstreamError,
+    Usage,
+)
+from sidecar.framing import make_framing
+from sidecar.ports import Dialect
+
+MAX_FRAME_BYTES = 1 << 20
+
+
+@dataclass
+class Summary:
+    """What a user of a stream is left with, per choice."""
+
+    text: dict[int, str] = field(default_factory=dict)
+    reasoning: dict[int, str] = field(default_factory=dict)
+    refusal: dict[int, str] = field(default_factory=dict)
+    calls: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    finish: dict[int, str] = field(default_factory=dict)
+    usage: Any = None
+    error: str | None = None
+
+    def add_text(self, into: dict[int, str], index: int, text: str | None) -> None:
+        """Append ``text``; nothing is kept for a choice without any."""
+        if text:
+            into[index] = into.get(index, "") + text
+
+
+def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
+    """Every event of a body that came in ``pieces`` and ended, and the dialect that read it."""
+    dialect = DIALECTS[name]()
+    framing = make_framing(dialect.framing, MAX_FRAME_BYTES, strict=True)
+    events: list[Event] = []
+    for piece in pieces:
+        events += decode_all(dialect, framing.feed(piece))
+    events += decode_all(dialect, framing.flush())
+    events += dialect.finish()
+    return events, dialect
+
+
+def decode_all(dialect: Dialect, frames: Iterable[Frame]) -> list[Event]:
+    """The events of every frame that has data."""
+    return [event for frame in frames if frame.data is not None for event in dialect.decode(frame)]
+
+
+def decode_payloads(name: str, payloads: Sequence[Any]) -> list[Event]:
+    """The events of JSON payloads (or bytes as they are), each in an unnamed frame, finish included."""
+    dialect = DIALECTS[name]()
+    datas = [payload if isinstance(payload, bytes) else msgspec.json.encode(payload) for payload in payloads]
+    return [*decode_all(dialect, [Frame(data, data) for data in datas]), *dialect.finish()]
+
+
+def summarise(events: Iterable[Event]) -> Summary:
+    """The texts joined, the calls put together, the last finish and usage, the first error."""
+    summary = Summary()
+    for event in events:
+        match event:
+            case Token(index, text):
+                summary.add_text(summary.text, index, text)
+            case Reasoning(index, text):
+                summary.add_text(summary.reasoning, index, text)
+            case Refusal(index, text):
+                summary.add_text(summary.refusal, index, text)
+            case ToolCall(index, call, arguments, call_id, name):
+                known = summary.calls.setdefault((index, call), ["", "", ""])
+                known[0], known[1], known[2] = call_id or known[0], name or known[1], known[2] + arguments
+            case Finish(index, _, native):
+                summary.finish[index] = native
+            case Usage():
+                summary.usage = event.native
+            case UpstreamError() if summary.error is None:
+                summary.error = event.message
+            case _:
+                pass
+    return summary
+
+
+def only_start_first(events: Sequence[Event]) -> bool:
+    """Whether `Start` came once, before all else."""
+    return [isinstance(event, Start) for event in events] == [True] + [False] * (len(events) - 1)
+
+
+def as_sse(payloads: Iterable[bytes]) -> bytes:
+    """Payload lines as the SSE body they were recorded from."""
+    return b"".join(b"data: " + line + b"\n\n" for line in payloads if line.strip()) + b"data: [DONE]\n\n"
+
+
+def openai_chunk(delta: Any = None, finish: Any = None, *, index: Any = 0, **extra: Any) -> dict[str, Any]:
+    """A chunk of one choice, or of none."""
+    choices = [] if delta is None else [{"index": index, "delta": delta, "finish_reason": finish}]
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **extra}

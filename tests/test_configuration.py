@@ -1,0 +1,530 @@
+"""The configuration file: what it gives, and what is said of what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load, load_file
+from sidecar.configuration.keys import KEYS
+from sidecar.dialects import DIALECTS
+from sidecar.formats import FORMATS
+from sidecar.settings import (
+    Address,
+    Cors,
+    Credentials,
+    Limits,
+    Match,
+    Route,
+    SecretSource,
+    ServerTls,
+    Settings,
+    Timeouts,
+    Upstream,
+    UpstreamTls,
+)
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def read(text: str) -> Settings:
+    loaded = load(text, source="c.yaml", environ={})
+    assert loaded.settings is not None, loaded.render_problems()
+    return loaded.settings
+
+
+def refused(text: str | bytes) -> dict[str, str]:
+    """Path → message of every problem."""
+    loaded = load(text, source="c.yaml", environ={})
+    assert loaded.settings is None
+    messages: dict[str, str] = {}
+    for problem in loaded.problems:
+        messages[problem.path] = f"{messages.get(problem.path, '')}{problem.message}; "
+    return messages
+
+
+def with_upstream(text: str, *, url: str = "http://127.0.0.1:8000") -> str:
+    return f"upstreams:\n  up:\n    url: {url}\n    {text}\n"
+
+
+def with_route(text: str) -> str:
+    return with_upstream(f"dialect: auto\nroutes:\n  - name: r\n    upstreams: [up]\n    {text}")
+
+
+def test_one_upstream_alone_has_every_default() -> None:
+    settings = read("upstreams: {local: {url: 'http://127.0.0.1:8000'}}")
+    local = Upstream(
+        "local", "http", Address("127.0.0.1", 8000), "127.0.0.1:8000", credentials=Credentials(policy="client")
+    )
+    assert settings == Settings({"local": local}, (Route("default", ("local",)),))
+
+
+def test_the_reference_file_gives_every_setting() -> None:
+    settings = read((ROOT / "config" / "sidecar.yaml").read_text())
+    vllm, openai = settings.upstreams["vllm"], settings.upstreams["openai"]
+    assert settings.auth == SecretSource(file="/var/run/secrets/llm-sidecar/bearer")
+    assert settings.admin_auth == SecretSource(env="SIDECAR_ADMIN_BEARER")
+    assert settings.cors == Cors(("https://app.example.com",))
+    assert settings.tls == ServerTls("/etc/llm-sidecar/tls.crt", "/etc/llm-sidecar/tls.key")
+    assert vllm.credentials == Credentials("replace", secret=SecretSource(file="/var/run/secrets/llm/vllm-key"))
+    assert vllm.model_map == (("gpt-4o", "qwen3-32b"), ("gpt-*", "qwen3-8b"))
+    assert (vllm.set_headers, vllm.remove_headers) == ((("X-Team", "search"),), ("User-Agent",))
+    assert (vllm.timeouts, vllm.proxy, vllm.forwarded, vllm.eof) == (Timeouts(), None, False, "truncated")
+    assert openai.tls == UpstreamTls("/etc/ssl/certs/ca-certificates.crt", server_name="api.openai.com")
+    assert (openai.address, openai.authority, openai.proxy) == (Address("api.openai.com", 443), "api.openai.com", "")
+    chat, local, legacy = settings.routes
+    headers = (("X-Env", "live"),)
+    match = Match("/v1/chat/completions", "gpt-*", "*.internal.example.com", headers)
+    assert chat == Route("chat", ("vllm", "openai"), match)
+    assert (local.strip_prefix, legacy.rewrite) == ("/local", "/v1/chat/completions")
+
+
+def test_values_that_differ_from_the_defaults_are_read() -> None:
+    limits = "limits: {buffer: 1MiB, on_slow_client: evict, stall_timeout: 500ms, max_body: 1KiB, max_frame: 2KiB}"
+    rest = "heartbeat: 0s\n    native_heartbeat: true\n    format: typed"
+    settings = read(f"listen: unix:///run/s.sock\nmax_buffered: 1GiB\nmax_header: 8KiB\n{with_route(limits)}    {rest}")
+    route = settings.routes[0]
+    assert route.limits == Limits(1024**2, "evict", 0.5, 1024, 2048)
+    assert (route.heartbeat_s, route.native_heartbeat, route.format) == (0.0, True, "typed")
+    assert settings.listen == Address(path="/run/s.sock")
+    assert (settings.max_buffered_bytes, settings.max_header_bytes) == (1024**3, 8192)
+    upstream = read(with_upstream("eof: complete")).upstreams["up"]
+    assert upstream.eof == "complete"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_loads_and_is_described(path: Path) -> None:
+    loaded = load_file(str(path), environ={})
+    assert loaded.settings is not None, loaded.render_problems()
+    described = describe(loaded.settings)
+    assert all(route.name in described for route in loaded.settings.routes)
+    assert all(f"warning: {warning}" in described for warning in loaded.settings.warnings)
+
+
+def test_the_reference_file_and_the_page_name_every_key() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    reference = (ROOT / "config" / "sidecar.yaml").read_text()
+    words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`\n]+)`", page))))
+    commented = set(re.findall(r"([a-z_]+):", reference))
+    keys = {key for section in KEYS.values() for key in section}
+    assert keys - words == set()
+    assert keys - commented == set()
+    leaves = {
+        f"{kind.split('.')[-1]}.{key}" for kind, section in KEYS.items() if kind.count(".") == 2 for key in section
+    }
+    qualified = {leaf for leaf in leaves if not leaf.startswith("credentials.")}
+    assert {leaf for leaf in qualified if f"`{leaf}`" not in page} == set()
+    assert {name for name in (*DIALECTS, *FORMATS) if f"`{name}`" not in page} == set()
+
+
+def test_all_problems_are_told_at_once_in_order_of_line() -> None:
+    text = """\
+listen: 8080
+upstreams:
+  vllm:
+    urll: http://127.0.0.1:8000
+    timeouts: {connect: 5, idle: 60sec}
+routes:
+  - name: chat
+    upstreams: [vllm, openai]
+    limits: {on_slow_client: spill}
+"""
+    loaded = load(text, source="c.yaml", environ={})
+    assert loaded.render_problems().splitlines() == [
+        "c.yaml:1: listen: must be HOST:PORT, such as 127.0.0.1:8080, or unix:///path",
+        "c.yaml:3: upstreams.vllm.url: is missing",
+        "c.yaml:4: upstreams.vllm.urll: unknown key; did you mean url?",
+        "c.yaml:5: upstreams.vllm.timeouts.connect: needs a unit: one of ms, s, m, h, as in 30s",
+        "c.yaml:5: upstreams.vllm.timeouts.idle: has an unknown unit: write one of ms, s, m, h, as in 30s",
+        "c.yaml:8: routes[0].upstreams: names an upstream that does not exist; there is vllm",
+        "c.yaml:9: routes[0].limits.on_slow_client: must be one of pause, evict",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("", "", "is empty"),
+        ("# nothing\n", "", "is empty"),
+        ("null", "", "must be keys and values"),
+        ("- a", "", "must be keys and values"),
+        ("{}", "upstreams", "at least one"),
+        ("upstreams: {}", "upstreams", "at least one"),
+        ("upstreams:", "upstreams", "must be keys and values"),
+        ("a: [", "", "is not YAML"),
+        ("upstreams:\n\tup: 1", "", "tab"),
+        ("a: 1\n---\nb: 2", "", "several documents"),
+        (b"a: \xff", "", "UTF-8"),
+        ("a: \x00", "", "character"),
+        ('a: "\\UFFFFFFFF"', "", "escape"),
+        ("a: !!python/object:os.system x", "a", "tags"),
+        ("? [a]\n: b", "", "not plain text"),
+        ("a: &x {}\nb: {<<: *x}", "b", "merge keys"),
+        ("a: *nowhere", "", "is not YAML"),
+        ("[" * 5000, "", "nested deeper"),
+        ("{a: " * 40 + "b" + "}" * 40, "", "nested deeper"),
+        ("a: &a [*a]", "", "nested deeper"),
+        ("a: " + "x" * 1024 * 1024, "", "larger than 1 MiB"),
+        (
+            "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+            + "\n".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)),
+            "",
+            "aliases counted",
+        ),
+    ],
+)
+def test_what_is_no_configuration_is_explained(text: str | bytes, path: str, message: str) -> None:
+    assert message in refused(text)[path]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("timeouts: 5s", "upstreams.up.timeouts", "keys and values: connect"),
+        ("timeouts: {idle: 0s}", "upstreams.up.timeouts.idle", "above zero"),
+        ("timeouts: {idle: }", "upstreams.up.timeouts.idle", "no value"),
+        ("timeouts: {idle: [1s]}", "upstreams.up.timeouts.idle", "single value"),
+        ("timeouts: {idle: 5s, idle: 6s}", "upstreams.up.timeouts.idle", "given twice"),
+        ("dialect: openai", "upstreams.up.dialect", "one of auto, openai-chat"),
+        ("forwarded: 1", "upstreams.up.forwarded", "true or false"),
+        ("eof: maybe", "upstreams.up.eof", "truncated, complete"),
+        ("proxy: socks5://127.0.0.1:1", "upstreams.up.proxy", "http://HOST:PORT"),
+        ("tls: {verify: false}", "upstreams.up.tls", "not https"),
+        ("model_map: [a]", "upstreams.up.model_map", "keys and values"),
+        ("model_map: {a: ''}", "upstreams.up.model_map.a", "must map"),
+        ("headers: {set: {Host: x}}", "upstreams.up.headers.set.Host", "itself sets"),
+        ("headers: {set: {'a b': x}}", "upstreams.up.headers.set.?", "not a header name"),
+        ('headers: {set: {X-A: "a\\nb"}}', "upstreams.up.headers.set.X-A", "not a header value"),
+        ("headers: {remove: [Connection]}", "upstreams.up.headers.remove[0]", "itself sets"),
+        ("headers: {remove: X-A}", "upstreams.up.headers.remove", "must be a list"),
+        ("credentials: always", "upstreams.up.credentials", "client, none or a section"),
+        ("credentials: {}", "upstreams.up.credentials", "exactly one of file and env"),
+        ("credentials: {file: /a, env: A}", "upstreams.up.credentials", "exactly one of file and env"),
+        ("credentials: {file: relative}", "upstreams.up.credentials.file", "absolute path"),
+        ("credentials: {env: A, header: Host}", "upstreams.up.credentials.header", "cannot carry"),
+        ("credentials: {env: A, when: never}", "upstreams.up.credentials.when", "always, if_missing"),
+    ],
+)
+def test_upstream_problems(text: str, path: str, message: str) -> None:
+    assert message in refused(with_upstream(text))[path]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("nam: x", "routes[0].nam", "did you mean name?"),
+        ("match: {path: v1}", "routes[0].match.path", "begins with /"),
+        ("match: {path: /v1/**x}", "routes[0].match.path", "segment of its own"),
+        ("match: {path: /v1/%20}", "routes[0].match.path", "begins with /"),
+        ("match: {model: 4}", "routes[0].match.model", "YAML takes this for a number"),
+        ("match: {headers: {'': x}}", "routes[0].match.headers.?", "not a header name"),
+        ("format: sse", "routes[0].format", "one of native, typed"),
+        ("rewrite: v1", "routes[0].rewrite", "begins with /"),
+        ("rewrite: /a?b=c", "routes[0].rewrite", "without a query"),
+        ("strip_prefix: /a/../b", "routes[0].strip_prefix", "dot segments"),
+        ("rewrite: /a\n    strip_prefix: /b", "routes[0].rewrite", "means nothing"),
+        ("limits: {buffer: 256}", "routes[0].limits.buffer", "needs a unit"),
+        ("limits: {buffer: 0B}", "routes[0].limits.buffer", "above zero"),
+        ("heartbeat: never", "routes[0].heartbeat", "not a duration"),
+        ("\n  - name: r\n    upstreams: [up]", "routes[1].name", "earlier route"),
+        ("\n  - name: s", "routes[1].upstreams", "at least one"),
+        ("\n  - name: s\n    upstreams: [up, up]", "routes[1].upstreams", "twice"),
+        ("\n  - upstreams: [up]", "routes[1].name", "is missing"),
+        ("\n  - name: a b\n    upstreams: [up]", "routes[1].name", "not a name"),
+    ],
+)
+def test_route_problems(text: str, path: str, message: str) -> None:
+    assert message in refused(with_route(text))[path]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("admin: 127.0.0.1:8080", "admin", "same address"),
+        ("listen: :8080", "listen", "HOST:PORT"),
+        ("listen: 127.0.0.1:70000", "listen", "port from 0 to 65535"),
+        (f"listen: h:{'9' * 5000}", "listen", "port from 0 to 65535"),
+        ("listen: '::1:8080'", "listen", "without brackets"),
+        ("listen: '[::g]:80'", "listen", "IPv6"),
+        ("listen: unix://run", "listen", "absolute path"),
+        (f"listen: unix:///{'x' * 200}", "listen", "107 bytes"),
+        ("auth: {}", "auth", "needs bearer"),
+        ("auth: {bearer: {}}", "auth.bearer", "exactly one"),
+        ("tls: {key: /k}", "tls", "both"),
+        ("cors: {origins: ['https://a/b']}", "cors.origins[0]", "without a path"),
+        ("routes: []", "routes", "at least one route"),
+        ("max_header: 64", "max_header", "needs a unit"),
+    ],
+)
+def test_process_problems(text: str, path: str, message: str) -> None:
+    assert message in refused(with_upstream("dialect: auto") + text)[path]
+
+
+def test_several_upstreams_need_routes_of_one_dialect() -> None:
+    upstreams = "upstreams: {a: {url: 'http://a', dialect: anthropic}, b: {url: 'http://b', dialect: raw}, c: {url: 'http://c'}}\n"
+    assert "is missing" in refused(upstreams)["routes"]
+    assert (
+        "different dialects" in refused(upstreams + "routes: [{name: r, upstreams: [a, c, b]}]")["routes[0].upstreams"]
+    )
+    assert read(upstreams + "routes: [{name: r, upstreams: [a, c]}]").routes[0].upstreams == ("a", "c")
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    assert "not a name" in refused("upstreams: {'a b': {url: 'http://a'}}")["upstreams.?"]
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "authority", "base_path"),
+    [
+        ("http://Host.Example", Address("host.example", 80), "host.example", ""),
+        ("https://h:8443/api/v2/", Address("h", 8443), "h:8443", "/api/v2"),
+        ("https://h:443/", Address("h", 443), "h", ""),
+        ("http://[::1]:80/x%20y", Address("::1", 80), "[::1]", "/x%20y"),
+        ("http://[2001:DB8::1]:8000", Address("2001:db8::1", 8000), "[2001:db8::1]:8000", ""),
+        ("unix:///run/vllm.sock", Address(path="/run/vllm.sock"), "localhost", ""),
+    ],
+)
+def test_upstream_urls(url: str, address: Address, authority: str, base_path: str) -> None:
+    upstream = read(with_upstream("dialect: auto", url=f"'{url}'")).upstreams["up"]
+    assert (upstream.address, upstream.authority, upstream.base_path) == (address, authority, base_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:80",
+        "ftp://h",
+        "http://",
+        "http://h:0",
+        "http://h:99999",
+        "http://h:x",
+        "http://h/a/../b",
+        "http://h/%2e%2e/b",
+        "http://h//b",
+        "http://h#f",
+        "http://h?a=1",
+        "http://h/a b",
+        "http://höst",
+        "http://h\\\\evil",
+        "unix://relative",
+        "http://[::1",
+    ],
+)
+def test_urls_that_name_no_upstream_are_refused(url: str) -> None:
+    assert list(refused(with_upstream("dialect: auto", url=f'"{url}"'))) == ["upstreams.up.url"]
+
+
+SECRET = "sk-N0T4Real5ecret"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_upstream(f"credentials: {{value: {SECRET}}}"),
+        with_upstream(f"credentials: {{api_key: {SECRET}, file: /k}}"),
+        with_upstream(f"credentials: {SECRET}"),
+        with_upstream(f"credentials: {{{SECRET}: }}"),
+        with_upstream(f"credentials: {{file: {SECRET}}}"),
+        with_upstream(f"credentials: {{env: {SECRET}}}"),
+        with_upstream(f"credentials: {{env: A, prefix: Bearer {SECRET}}}"),
+        with_upstream(f"credentials: {{env: A, when: {SECRET}}}"),
+        with_upstream(f"credentials: [{SECRET}]"),
+        *(
+            with_upstream(f"headers: {{set: {{{name}: {SECRET}}}}}")
+            for name in ("Authorization", "X-API-KEY", "api-key", "x-goog-api-key", "Cookie", "X-My-Token", "X-Plain")
+        ),
+        with_upstream(f"headers: {{set: {{X-Plain: Bearer {SECRET}}}}}"),
+        with_upstream("dialect: auto", url=f"https://user:{SECRET}@h"),
+        with_upstream("dialect: auto", url=f"https://{SECRET}@h"),
+        with_upstream("dialect: auto", url=f"https://h/?key={SECRET}"),
+        with_upstream(f"proxy: http://user:{SECRET}@h:1"),
+        with_upstream(f"dialect: {SECRET}"),
+        with_upstream(f"timeouts: {{idle: {SECRET}}}"),
+        with_upstream(f"{SECRET}: 1"),
+        with_upstream("dialect: auto") + f"auth: {{bearer: {SECRET}}}",
+        with_upstream("dialect: auto") + f"auth: {SECRET}",
+        with_upstream("dialect: auto") + f"admin_auth: {{bearer: {{token: {SECRET}}}}}",
+        with_upstream("dialect: auto") + f"cors: {{origins: [{SECRET}]}}",
+        with_upstream("dialect: auto") + f"listen: {SECRET}",
+        with_route(f"upstreams: [{SECRET}]").replace("    upstreams: [up]\n", ""),
+        f"a: *{SECRET}",
+        f"a: '{SECRET}",
+        f"a: !{SECRET} x",
+        f"a: b: {SECRET}",
+        f"%{SECRET}\n---\na: b",
+    ],
+)
+def test_a_literal_secret_is_refused_and_never_repeated(text: str) -> None:
+    loaded = load(text, source="c.yaml", environ={})
+    assert loaded.settings is None
+    assert loaded.problems
+    shown = f"{loaded.render_problems()} {loaded!r}"
+    assert "N0T4Real" not in shown
+
+
+def test_credentials_are_told_as_they_are_meant() -> None:
+    texts = {
+        "client": Credentials(policy="client"),
+        "none": Credentials(policy="none"),
+        "{env: A}": Credentials("replace", secret=SecretSource(env="A")),
+        "{file: /k, when: if_missing}": Credentials("if_missing", secret=SecretSource(file="/k")),
+        "{env: A, header: x-api-key}": Credentials("replace", "x-api-key", "", SecretSource(env="A")),
+        "{env: A, prefix: ''}": Credentials("replace", "Authorization", "", SecretSource(env="A")),
+        "{env: A, header: X-A, prefix: 'Key '}": Credentials("replace", "X-A", "Key ", SecretSource(env="A")),
+    }
+    read_back = {text: read(with_upstream(f"credentials: {text}")).upstreams["up"].credentials for text in texts}
+    assert read_back == texts
+
+
+def test_unset_credentials_pass_the_clients_own_only_to_an_upstream_that_stands_alone() -> None:
+    text = """
+upstreams:
+  alone: {url: 'http://a'}
+  shared: {url: 'http://b'}
+  said: {url: 'http://c', credentials: client}
+  idle: {url: 'http://d'}
+routes:
+  - {name: one, match: {path: /one}, upstreams: [alone]}
+  - {name: two, match: {path: /two}, upstreams: [alone]}
+  - {name: three, match: {path: /three}, upstreams: [shared, said]}
+  - {name: four, match: {path: /four}, upstreams: [shared]}
+"""
+    policies = {name: upstream.credentials.policy for name, upstream in read(text).upstreams.items()}
+    assert policies == {"alone": "client", "shared": "none", "said": "client", "idle": "none"}
+
+
+def test_aliases_may_share_whole_values() -> None:
+    settings = read(
+        "upstreams:\n  a: {url: 'http://a', timeouts: &t {idle: 5s}}\n  b: {url: 'http://b', timeouts: *t}\n"
+        "routes: [{name: r, upstreams: [a, b]}]"
+    )
+    assert [upstream.timeouts.idle_s for upstream in settings.upstreams.values()] == [5.0, 5.0]
+
+
+def test_a_missing_file_is_a_problem_like_any_other(tmp_path: Path) -> None:
+    loaded = load_file(str(tmp_path / "none.yaml"), environ={})
+    assert loaded.render_problems() == f"{tmp_path}/none.yaml: cannot be read: No such file or directory"
+
+
+def test_an_upstreams_url_alone_is_a_configuration() -> None:
+    settings = for_upstream_url("https://api.openai.com/v1", environ={}).settings
+    assert settings is not None
+    assert settings.upstreams["upstream"].url == "https://api.openai.com/v1"
+    assert settings.upstreams["upstream"].credentials.policy == "client"
+    assert settings.routes == (Route("default", ("upstream",)),)
+    assert settings.warnings == ()
+
+
+def test_the_command_line_goes_before_the_file_and_is_checked() -> None:
+    settings = read(with_route("format: typed"))
+    changed = apply_overrides(settings, environ={}, listen="[::1]:1", admin="unix:///a", format="native").settings
+    assert changed is not None
+    assert (changed.listen, changed.admin) == (Address("::1", 1), Address(path="/a"))
+    assert [route.format for route in changed.routes] == ["native"]
+    assert apply_overrides(settings, environ={}).settings == settings
+    wrong: Loaded = for_upstream_url("http://h", environ={}, listen="x", admin="127.0.0.1:8080", format="sse")
+    assert [problem.path for problem in wrong.problems] == ["--admin", "--format", "--listen"]
+    assert for_upstream_url("ftp://h", environ={}).render_problems().startswith("command line: --upstream: must be")
+
+
+def warnings(text: str, environ: dict[str, str] | None = None) -> list[str]:
+    settings = load(text, source="c.yaml", environ={"KEY": "k"} if environ is None else environ).settings
+    assert settings is not None
+    return [warning.partition(":")[0] for warning in settings.warnings]
+
+
+INJECTED = "credentials: {env: KEY}"
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (with_upstream(INJECTED), []),
+        ("listen: 0.0.0.0:8080\n" + with_upstream(INJECTED), ["listen"]),
+        ("listen: 0.0.0.0:8080\n" + with_upstream("dialect: auto"), []),
+        ("listen: 0.0.0.0:8080\nauth: {bearer: {env: KEY}}\n" + with_upstream(INJECTED), ["auth"]),
+        ("admin: 0.0.0.0:9090\n" + with_upstream("dialect: auto"), ["admin"]),
+        ("cors: {origins: ['*']}\n" + with_upstream(INJECTED), ["cors.origins"]),
+        (with_upstream(INJECTED, url="http://h"), ["upstreams.up.url"]),
+        (with_upstream("tls: {verify: false}", url="https://h"), ["upstreams.up.tls.verify"]),
+        (with_upstream("tls: {ca_file: /no/such}", url="https://h"), ["upstreams.up.tls.ca_file"]),
+        (with_upstream("credentials: {env: UNSET}"), ["upstreams.up.credentials"]),
+        (with_upstream("credentials: {file: /no/such}"), ["upstreams.up.credentials"]),
+        (with_upstream("timeouts: {idle: 1h, total: 1m, first_token: 1m}"), ["upstreams.up.timeouts.idle"]),
+        (with_route("\n  - {name: s, match: {path: /x}, upstreams: [up]}"), ["routes[1]"]),
+        ("max_buffered: 1KiB\n" + with_route("format: native"), ["routes[0].limits.buffer"]),
+        (
+            "upstreams: {a: {url: 'http://a'}, b: {url: 'http://b'}}\nroutes: [{name: r, upstreams: [a]}]",
+            ["upstreams.b"],
+        ),
+    ],
+)
+def test_warnings(text: str, paths: list[str]) -> None:
+    assert warnings(text) == paths
+
+
+YAML_PIECES = st.lists(
+    st.sampled_from(
+        [
+            *(
+                "upstreams:",
+                "routes:",
+                "up:",
+                "url:",
+                "http://h",
+                "credentials:",
+                "timeouts:",
+                "match:",
+                "auth:",
+                "tls:",
+            ),
+            *(
+                "\n",
+                "\n  ",
+                "\n    ",
+                " ",
+                "- ",
+                "{",
+                "}",
+                "[",
+                "]",
+                ",",
+                ": ",
+                "&a ",
+                "*a",
+                "<<: ",
+                "? ",
+                "|",
+                ">",
+                "#",
+            ),
+            *(
+                "'",
+                '"',
+                '"\\UFFFFFFFF"',
+                "!!binary ",
+                "!!set ",
+                "--- ",
+                "%YAML 9.9\n",
+                "\t",
+                "\ud800",
+                "\ufeff",
+                "5s",
+                "~",
+            ),
+        ]
+    ),
+    max_size=30,
+).map("".join)
+
+
+@given(YAML_PIECES | st.text(max_size=60) | st.binary(max_size=60))
+def test_any_text_gives_settings_or_problems(text: str | bytes) -> None:
+    loaded = load(text, source="c.yaml", environ={})
+    assert (loaded.settings is None) == bool(loaded.problems)
+    assert all(problem.line >= 1 for problem in loaded.problems)

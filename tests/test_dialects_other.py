@@ -1,0 +1,109 @@
+"""Raw text and unknown streams, and how a dialect is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.dialects import DIALECTS, detect, is_stream_type
+from sidecar.errors import Failure
+from sidecar.events import Extension, Frame, Start, Token
+from tests.dialect_reading import only_start_first, read
+
+
+def test_raw_text_joins_characters_cut_in_two() -> None:
+    body = "Grüß 世界 😄".encode()
+    for size in (1, 2, 3, len(body)):
+        events, dialect = read("raw", [body[at : at + size] for at in range(0, len(body), size)])
+        assert "".join(event.text for event in events if isinstance(event, Token)) == body.decode()
+        assert only_start_first(events)
+        assert not dialect.is_finished
+        assert not dialect.terminated
+
+
+def test_raw_text_cut_for_good_ends_in_a_replacement_character() -> None:
+    assert read("raw", [b"a\xe4\xb8"])[0] == [Start(), Token(0, "a"), Token(0, "\ufffd")]
+    assert read("raw", [b"a\xffb"])[0] == [Start(), Token(0, "a\ufffdb")]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "extension"),
+    [
+        (b'{"type":"x","a":1}', None, Extension("x", {"type": "x", "a": 1})),
+        (b'{"event_type":"step"}', None, Extension("step", {"event_type": "step"})),
+        (b'{"object":"o"}', b"named", Extension("named", {"object": "o"})),
+        (b"[1]", None, Extension("unknown", [1])),
+        (b"Hello", b"output", Extension("output", "Hello")),
+        (b"Hello", None, Extension("unparsed", "Hello")),
+        (b"[DONE]", b"message", Extension("unparsed", "[DONE]")),
+    ],
+)
+def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, extension: Extension) -> None:
+    dialect = DIALECTS["opaque-sse"]()
+    assert list(dialect.decode(Frame(data, data, name))) == [Start(), extension]
+    assert list(dialect.decode(Frame(data, data, name))) == [extension]
+    assert not dialect.is_finished
+    assert not dialect.terminated
+
+
+def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
+    completing = {name for name, dialect in DIALECTS.items() if dialect.completes_on_clean_end}
+    assert completing == {"raw", "opaque-sse", "opaque-ndjson"}
+    assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
+    assert {dialect.framing for dialect in DIALECTS.values()} == {"sse", "ndjson", "raw"}
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("raw", b""),
+        ("opaque-sse", b'event: error\ndata: {"error":{"message":"m","code":"internal"}}\n\n'),
+        ("opaque-ndjson", b'{"error":{"message":"m","code":"internal"}}\n'),
+    ],
+)
+def test_error_frames(name: str, frame: bytes) -> None:
+    assert DIALECTS[name].error_frame(Failure("internal", "m")) == frame
+
+
+SSE, NDJSON = "text/event-stream", "application/x-ndjson"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "dialect"),
+    [
+        ("/v1/chat/completions", SSE, "openai-chat"),
+        ("/openai/deployments/d/chat/completions?api-version=1", "Text/Event-Stream; charset=utf-8", "openai-chat"),
+        ("/v1/chat/completions/", SSE, "openai-chat"),
+        ("/v1/messages", SSE, "anthropic"),
+        ("/v1/messages?beta=true", SSE, "anthropic"),
+        ("/v1/responses", SSE, "opaque-sse"),
+        ("/v1/completions", SSE, "opaque-sse"),
+        ("/other?x=/v1/messages", SSE, "opaque-sse"),
+        ("/api/chat", NDJSON, "ollama-chat"),
+        ("/ollama/api/generate", "application/ndjson", "ollama-generate"),
+        ("/v1/chat", "application/stream+json", "opaque-ndjson"),
+        ("/x", "application/jsonl", "opaque-ndjson"),
+        ("/x", "text/plain; charset=utf-8", "raw"),
+        ("/v1/chat/completions", "application/json", None),
+        ("/v1/chat/completions", "text/html", None),
+        ("/v1/chat/completions", "", None),
+    ],
+)
+def test_auto_detection(path: str, content_type: str, dialect: str | None) -> None:
+    assert detect(path, content_type, "auto") == dialect
+
+
+@pytest.mark.parametrize(
+    ("content_type", "found"),
+    [(SSE, "anthropic"), (NDJSON, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
+)
+def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: str, found: Any) -> None:
+    assert detect("/anything", content_type, "anthropic") == found
+
+
+def test_only_framed_types_are_streams_by_themselves() -> None:
+    assert is_stream_type("text/event-stream; charset=utf-8")
+    assert is_stream_type("APPLICATION/X-NDJSON")
+    assert not is_stream_type("text/plain")
+    assert not is_stream_type("application/json")

@@ -1,0 +1,164 @@
+"""Whole streams, handmade and recorded, against what the official packages read from the same bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.dialects import DIALECTS
+from sidecar.framing import make_framing
+from tests.dialect_reading import MAX_FRAME_BYTES, Summary, as_sse, only_start_first, read, summarise
+from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
+
+FIXTURES = Path(__file__).parent / "fixtures"
+RECORDED = {
+    "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
+    "anthropic": ("anthropic/*", "synthetic/anthropic*"),
+    "ollama-chat": ("ollama/*", "synthetic/ollama*"),
+}
+SYNTHETIC_OPENAI = (
+    "azure_async_filter",
+    "deepseek_keepalive_comments",
+    "llamacpp_chat_ping_then_error_no_done",
+    "openai_chat_audio",
+    "openai_chat_error_midstream",
+    "openrouter_error_finish_error",
+    "perplexity_concise",
+    "sglang_error_then_done",
+    "sglang_named_ids_event",
+    "tgi_chat_error_then_done",
+    "vllm_error_then_done",
+)
+MAX_CUTS = 100
+"""Cuts tried in one body, evenly spread."""
+FINISH_MARK = re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true')
+TERMINATOR = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true')
+
+
+def _body(name: str, path: Path) -> bytes:
+    body = path.read_bytes()
+    return as_sse(body.splitlines()) if name == "openai-chat" and path.suffix == ".ndjson" else body
+
+
+def _handmade() -> list[tuple[str, Path]]:
+    chosen = [("openai-chat", path) for path in sorted((FIXTURES / "openai-chat").iterdir())]
+    chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
+    for path in sorted((FIXTURES / "ollama").iterdir()):
+        chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
+    return chosen
+
+
+HANDMADE = _handmade()
+
+
+def _recorded(streams_dir: Path) -> list[tuple[str, Path]]:
+    globs = [(name, glob) for name, globs in RECORDED.items() for glob in globs]
+    found = [(name, path) for name, glob in globs for path in sorted(streams_dir.glob(glob))]
+    found += [("openai-chat", streams_dir / "synthetic" / f"{stem}.sse") for stem in SYNTHETIC_OPENAI]
+    assert len(found) > 50
+    return found
+
+
+def _check_split_independence(name: str, body: bytes) -> None:
+    whole, _ = read(name, [body])
+    single, _ = read(name, [body[at : at + 1] for at in range(len(body))])
+    odd, _ = read(name, [body[at : at + 37] for at in range(0, len(body), 37)])
+    assert whole == single == odd
+    assert only_start_first(whole)
+
+
+def _check_cuts(name: str, body: bytes) -> None:
+    """Fed byte by byte, a stream may call itself ended only once the bytes that say so have come."""
+    dialect = DIALECTS[name]()
+    framing = make_framing(dialect.framing, MAX_FRAME_BYTES, strict=True)
+    finish_at, terminator_at = _end_offsets(body)
+    for at in range(len(body)):
+        for frame in framing.feed(body[at : at + 1]):
+            if frame.data is not None:
+                dialect.decode(frame)
+        assert not dialect.is_finished or at >= finish_at
+        assert not dialect.terminated or at >= terminator_at
+
+
+def _check_cut_bodies(name: str, body: bytes) -> None:
+    """Cut anywhere and closed, a stream is no more ended than the bytes it had."""
+    finish_at, terminator_at = _end_offsets(body)
+    for cut in range(0, len(body), max(1, len(body) // MAX_CUTS)):
+        _, dialect = read(name, [body[:cut]])
+        assert not dialect.is_finished or cut > finish_at
+        assert not dialect.terminated or cut > terminator_at
+
+
+def _end_offsets(body: bytes) -> tuple[int, int]:
+    """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
+    finish, terminator = FINISH_MARK.search(body), TERMINATOR.search(body)
+    return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
+
+
+def _check_against_package(name: str, body: bytes) -> None:
+    events, _ = read(name, [body])
+    ours, theirs = summarise(events), PACKAGES[name](body)
+    if theirs.error is not None:
+        # The package raises before it hands out what else the failing chunk held.
+        assert ours.error == theirs.error
+        assert ours.text.get(0, "").startswith(theirs.text.get(0, ""))
+        assert ours.reasoning == theirs.reasoning
+        return
+    if name.startswith("ollama"):
+        _narrow_to_ollama_user(ours)
+    ours.calls = _renumbered(ours)
+    theirs.calls = _renumbered(theirs)
+    assert ours == theirs
+
+
+def _narrow_to_ollama_user(summary: Summary) -> None:
+    """The package hands out neither a call's id nor counts other than these two."""
+    for call in summary.calls.values():
+        call[0] = ""
+    summary.usage = (summary.usage.get("prompt_eval_count"), summary.usage.get("eval_count")) if summary.usage else None
+
+
+def _renumbered(summary: Summary) -> dict[tuple[int, int], list[str]]:
+    """Calls in order from 0: the package keeps the upstream's own numbers."""
+    ordered = [call for _, call in sorted(summary.calls.items())]
+    return {(0, number): call for number, call in enumerate(ordered)}
+
+
+PACKAGES: dict[str, Callable[[bytes], Summary]] = {
+    "openai-chat": read_openai,
+    "anthropic": read_anthropic,
+    "ollama-chat": read_ollama_chat,
+    "ollama-generate": read_ollama_generate,
+}
+CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_against_package]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("name", "path"), HANDMADE, ids=[path.name for _, path in HANDMADE])
+def test_handmade_streams(check: Callable[[str, bytes], None], name: str, path: Path) -> None:
+    check(name, _body(name, path))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path) -> None:
+    for name, path in _recorded(streams_dir):
+        try:
+            check(name, _body(name, path))
+        except AssertionError as error:
+            error.add_note(f"in {path.name}")
+            raise
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_split_gives_the_same_events(data: st.DataObject) -> None:
+    name, path = data.draw(st.sampled_from(HANDMADE))
+    body = _body(name, path)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(body)), max_size=20)))
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    assert read(name, [piece for piece in pieces if piece])[0] == read(name, [body])[0]
