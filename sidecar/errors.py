@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sidecar.events import Frame
 
 
 class Outcome(Enum):
@@ -138,4 +143,11 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
 
 
 class FrameTooLargeError(Exception):
-    """A frame grew beyond the framing's bound. Raised by `Framing.feed` in strict mode; the framing is then spent."""
+    """A frame grew beyond the framing's bound. Raised by `Framing.feed` in strict mode; the framing is then spent.
+
+    ``frames`` are those that the same read had completed before it.
+    """
+
+    def __init__(self, frames: Sequence[Frame] = ()) -> None:
+        super().__init__("a frame exceeds the bound")
+        self.frames = frames

@@ -12,13 +12,23 @@ import msgspec
 
 if TYPE_CHECKING:
     from sidecar.errors import Failure
-    from sidecar.events import Event, Frame
+    from sidecar.events import Event, Frame, Reasoning, Token
 
 
 class Framing(Protocol):
     """Bytes to frames. Holds at most one partial frame; takes linear time over any input."""
 
     name: ClassVar[str]
+    frame_end: ClassVar[bytes]
+    """What ends a frame on the wire; b"" where a read is a frame."""
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The bound on one frame; 0 where a read is a frame, which needs none."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing of an earlier read bears on the next one."""
 
     @property
     def pending(self) -> int:
@@ -46,6 +56,13 @@ class Dialect(Protocol):
     """A whole body is a whole stream: there is neither terminator nor finish mark (raw text, unknown streams)."""
     terminated: bool
     """The dialect's own terminator has been seen; whatever follows is ignored."""
+
+    plain_start: ClassVar[bytes]
+    """How the dialect's commonest frame begins on the wire; between this and the frame's end lies its payload."""
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """The one event of a frame that is nothing but a piece of content; None for any other, which changes nothing
+        here and goes through `decode`. The plain lane and the full one give the same events."""
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one frame with data. Never raises: what cannot be parsed is an Extension."""
@@ -83,6 +100,18 @@ class Format(Protocol):
     """What the client is told; None keeps the upstream's own."""
     heartbeat: bytes
     """Bytes that say "still here" between frames; b"" where that is not safe."""
+
+    passes_raw: ClassVar[bool]
+    """What is sent for a frame is the frame itself."""
+
+    def text_template(self, kind: type[Token | Reasoning], index: int) -> bytes:
+        """What `encode_text` makes events of ``kind`` for choice ``index`` from."""
+
+    def encode_text(self, template: bytes, literal: bytes) -> bytes:
+        """`encode_one` for an event whose text is ``literal``, a JSON string as it came from the upstream."""
+
+    def encode_one(self, event: Event) -> bytes:
+        """`encode` for the one event of a frame within a stream that has begun."""
 
     def encode(self, frame: Frame, events: Sequence[Event]) -> bytes:
         """What the client is sent for one frame and the events it decoded to; b"" for nothing."""
@@ -198,8 +227,8 @@ class ClientSide(Subscriber, Protocol):
     def abort(self) -> None:
         """Drop the connection now."""
 
-    def delivered_bytes(self) -> int:
-        """Bytes the client's side has acknowledged so far; what progress is measured by."""
+    def undelivered_bytes(self) -> int:
+        """Bytes written that the client's side has not acknowledged; while it is full, progress is their falling."""
 
     def is_peer_gone(self) -> bool:
         """The kernel knows that the client closed, though nobody has read that yet."""

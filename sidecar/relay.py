@@ -9,11 +9,14 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.errors import Failure, Outcome
-from sidecar.events import Event, Frame
+from sidecar.errors import Failure, FrameTooLargeError, Outcome
+from sidecar.events import Event, Frame, Reasoning, Token
 from sidecar.rejection import rejection
+from sidecar.stencil import check_json_string, cut_stencil
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.framing.inflate import Inflater
     from sidecar.log import Log
     from sidecar.ports import Dialect, Format, Framing
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 _NO_EVENTS: Final[tuple[Event, ...]] = ()
 _NO_FRAME: Final = Frame(None, b"")
+_NO_STENCIL: Final = (b"\0", b"\0")
+"""Fits no frame there is: a NUL is neither JSON nor a field of an event stream."""
+_CR: Final = 13  # as a number it is found by one memchr; as b"\r" it costs six times that
 
 
 class BodyRelay(Protocol):
@@ -44,16 +50,52 @@ class BodyRelay(Protocol):
 
 
 class Relay:
-    """One framed stream: decode beside (native) or into (typed) what the client is sent."""
+    """One framed stream: decode beside (native) or into (typed) what the client is sent.
 
-    __slots__ = ("_dialect", "_format", "_framing", "_log", "_session", "is_terminated")
+    ``proves_end``: the end of the HTTP body says that it is whole; a mere end of the connection may be a cut.
+    """
 
-    def __init__(self, framing: Framing, dialect: Dialect, format_: Format, session: Session, log: Log) -> None:
+    __slots__ = (
+        "_dialect",
+        "_format",
+        "_frame_end",
+        "_framing",
+        "_log",
+        "_max_frame_bytes",
+        "_passes_raw",
+        "_payload_at",
+        "_plain_start",
+        "_proves_end",
+        "_session",
+        "_stencil_head",
+        "_stencil_tail",
+        "_text_template",
+        "is_terminated",
+    )
+
+    def __init__(
+        self,
+        framing: Framing,
+        dialect: Dialect,
+        format_: Format,
+        session: Session,
+        log: Log,
+        *,
+        proves_end: bool = True,
+    ) -> None:
         self._framing = framing
         self._dialect = dialect
         self._format = format_
         self._session = session
         self._log = log
+        self._proves_end = proves_end
+        self._plain_start = dialect.plain_start
+        self._payload_at = len(dialect.plain_start)
+        self._frame_end = framing.frame_end
+        self._max_frame_bytes = framing.max_frame_bytes
+        self._passes_raw = format_.passes_raw
+        self._stencil_head, self._stencil_tail = _NO_STENCIL
+        self._text_template = b""
         self.is_terminated = False
 
     @property
@@ -62,8 +104,79 @@ class Relay:
         return self._framing.pending
 
     def feed(self, data: bytes, now: float) -> None:
-        """The straight line of one read: frames → events → session → encoding → log → transport."""
-        frames = self._framing.feed(data)
+        """The straight line of one read: frames → events → session → encoding → log → transport.
+
+        Nearly every read of a generating model is one frame that differs from the one before in nothing but its text:
+        the stencil knows it for one, and it takes the fewest steps there are. Any other read takes `_feed_plain`, and
+        what is not plain there, the whole way.
+        """
+        if (
+            data.startswith(self._stencil_head)
+            and data.endswith(self._stencil_tail)
+            and self._framing.is_settled
+            and len(data) <= self._max_frame_bytes
+        ):
+            literal = data[len(self._stencil_head) : -len(self._stencil_tail)]
+            try:
+                is_text = check_json_string(literal) != ""
+            except ValueError:
+                is_text = False
+            if is_text:
+                session = self._session
+                session.content_events += 1
+                session.last_content_at = now
+                self._log.append(data if self._passes_raw else self._format.encode_text(self._text_template, literal))
+                return
+        self._feed_plain(data, now)
+
+    def _feed_plain(self, data: bytes, now: float) -> None:
+        """One frame that is one piece of content, cut without the framing; the stream's first content goes elsewhere,
+        since the session has more to note of it."""
+        start, end = self._payload_at, self._frame_end
+        session = self._session
+        if (
+            session.first_content_at is not None
+            and data.startswith(self._plain_start)
+            and data.endswith(end)
+            and data.find(b"\n", start) == len(data) - len(end)
+            and _CR not in data
+            and len(data) <= self._max_frame_bytes
+            and self._framing.is_settled
+            and (event := self._dialect.decode_plain(data[start : -len(end)])) is not None
+        ):
+            session.content_events += 1
+            session.last_content_at = now
+            self._log.append(data if self._passes_raw else self._format.encode_one(event))
+            self._learn(data, event)
+        else:
+            self._feed(data, now)
+
+    def _learn(self, frame: bytes, event: Event) -> None:
+        """Cut a stencil, at every doubling of the stream's length: one whose frames keep changing is left alone."""
+        count = self._session.content_events
+        if count & (count - 1):
+            return
+        stencil = cut_stencil(
+            frame,
+            event,
+            payload_at=self._payload_at,
+            end_bytes=len(self._frame_end),
+            decode_plain=self._dialect.decode_plain,
+        )
+        if stencil is not None and isinstance(event, Token | Reasoning):
+            self._stencil_head, self._stencil_tail = stencil
+            self._text_template = self._format.text_template(type(event), event.index)
+
+    def _feed(self, data: bytes, now: float) -> None:
+        try:
+            frames = self._framing.feed(data)
+        except FrameTooLargeError as error:
+            self._framing.take_pending()
+            self._relay(error.frames, now)
+            raise
+        self._relay(frames, now)
+
+    def _relay(self, frames: Sequence[Frame], now: float) -> None:
         if len(frames) == 1:
             out = self._step(frames[0], now)
         else:
@@ -77,7 +190,9 @@ class Relay:
             return self._format.encode(frame, _NO_EVENTS)
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
-        self.is_terminated = self._dialect.terminated
+        if self._dialect.terminated:
+            self.is_terminated = True
+            self._stencil_head, self._stencil_tail = _NO_STENCIL
         return self._format.encode(frame, events)
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
@@ -95,7 +210,10 @@ class Relay:
         return outcome, verdict
 
     def _judge(self, failure: Failure | None) -> tuple[Outcome, Failure | None]:
-        """The endings table for a body that is over: what was said in the stream outranks how it stopped."""
+        """The endings table for a body that is over: what was said in the stream outranks how it stopped, unless it
+        was we who failed."""
+        if failure is not None and failure.outcome is Outcome.INTERNAL:
+            return failure.outcome, failure
         if (error := self._session.upstream_error) is not None:
             said = Failure(
                 "upstream_error",
@@ -112,7 +230,7 @@ class Relay:
             self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None
         if failure is None:
-            if self._dialect.completes_on_clean_end:
+            if self._dialect.completes_on_clean_end and self._proves_end:
                 return Outcome.COMPLETED, None
             failure = Failure("upstream_truncated", "the upstream's stream ended before its end mark")
         return failure.outcome, failure
@@ -142,8 +260,9 @@ class CompressedRelay(Relay):
         inflater: Inflater,
         *,
         passes_raw: bool,
+        proves_end: bool = True,
     ) -> None:
-        super().__init__(framing, dialect, format_, session, log)
+        super().__init__(framing, dialect, format_, session, log, proves_end=proves_end)
         self._inflater = inflater
         self._passes_raw = passes_raw
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.answer import Answer, BodyMode, choose
+from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from sidecar.answer import Asked
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
+    from sidecar.relay import BodyRelay
     from sidecar.session import Session
     from sidecar.settings import Route, Upstream
     from sidecar.streams import Streams
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 _NEVER: Final = float("inf")
 _AFTER_TERMINATOR_S: Final = 1.0
 _STALL_LOOK_S: Final = 1.0
-_PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED})
+_PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
 class HeldBody:
@@ -60,12 +62,13 @@ class Stream:
         "_last_bytes_at",
         "_log",
         "_paused",
-        "_progress",
         "_progress_at",
         "_quiet_at",
         "_quiet_end",
+        "_relay",
         "_streams",
         "_terminated_at",
+        "_undelivered",
         "_verdict",
         "asked",
         "check_at",
@@ -104,12 +107,12 @@ class Stream:
         self._exchange: Exchange | None = None
         self._dialing: Cancellable | None = None
         self._answer: Answer | None = None
+        self._relay: BodyRelay
         self._verdict: tuple[Outcome, Failure | None] | None = None
         self._is_whole = True
         self._paused = False
         self._first_token_at = self._last_bytes_at = self._terminated_at = _NEVER
-        self._progress = -1
-        self._progress_at = _NEVER
+        self._undelivered = self._progress_at = _NEVER
         self._quiet_at = session.received_at
         self._quiet_end = 0
 
@@ -147,27 +150,34 @@ class Stream:
         self._dialing = None
         return self.session.outcome is None
 
-    def begin(self, upstream: Upstream) -> None:
-        """Ready for (another) try at ``upstream``."""
+    def begin(self, upstream: Upstream) -> bool:
+        """Ready for (another) try at ``upstream``. False if the stream has ended: its client left meanwhile."""
+        if self.session.outcome is not None:
+            return False
         if self.session.upstream is UpstreamState.FAILED:
             self.session.move(Signal.NEXT_UPSTREAM)
         self.upstream = upstream
         self.failure = None
         self.may_resend = False
         self.settled = self._streams.future()
+        return True
 
-    def sent(self, exchange: Exchange) -> None:
-        """The request is on its way; from here to the first content the ``first_token`` deadline runs."""
+    def sent(self, exchange: Exchange, *, is_whole: bool = True) -> None:
+        """The request is on its way; `body_sent` follows where its body is streamed behind it."""
         self._exchange = exchange
-        self._request_begun()
+        self.session.move(Signal.REQUEST_SENT)
+        self.check_at = self._clock()
+        if is_whole:
+            self.body_sent()
 
-    def _request_begun(self) -> None:
+    def body_sent(self) -> None:
+        """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
         assert self.upstream is not None  # noqa: S101 - begin() came first
         now = self._clock()
         self.session.sent_at = now
-        self.session.move(Signal.REQUEST_SENT)
-        self._first_token_at = now + self.upstream.timeouts.first_token_s
-        self.check_at = now
+        if self._answer is None:
+            self._first_token_at = now + self.upstream.timeouts.first_token_s
+            self.check_at = now
 
     # From the upstream, inside its data callback.
 
@@ -181,7 +191,8 @@ class Stream:
             self.fail(failure)
             return
         self._answer = answer
-        if not answer.is_stream:
+        self._relay = answer.relay
+        if not answer.is_stream or answer.dialect in OPAQUE:  # no event of an unknown stream counts as content
             self._first_token_at = _NEVER
             self.check_at = 0.0
         if answer.head is None:
@@ -196,7 +207,7 @@ class Stream:
         now = self._clock()
         self._last_bytes_at = now
         session = self.session
-        relay = self._answer.relay  # type: ignore[union-attr]  # on_head came first
+        relay = self._relay
         try:
             relay.feed(data, now)
         except FrameTooLargeError:
@@ -209,10 +220,10 @@ class Stream:
         except Exception:
             self.fail(Failure("internal", "the sidecar failed on this stream"))
             raise
-        if session.first_sent_at is None and session.first_content_at is not None:
-            self._first_token_relayed(now)
         if self._log.held:
             self._bound_buffer()
+        elif session.first_sent_at is None and session.first_content_at is not None:
+            self._first_token_relayed(now)
         if relay.is_terminated:
             self._terminator_relayed(now)
 
@@ -254,6 +265,8 @@ class Stream:
 
     def _finish_upstream(self, failure: Failure | None) -> None:
         """The upstream side is over, one way or another: judge it and close the client's side accordingly."""
+        if self._verdict is not None or self.session.outcome is not None:
+            return  # a late word: a broken upload, say, behind a whole answer or a client that has left
         now = self._clock()
         answer = self._answer
         self._is_whole = failure is None
@@ -326,12 +339,12 @@ class Stream:
     def client_blocked(self) -> None:
         """The client's transport is full: from now its progress is looked at."""
         now = self._clock()
-        self._progress = -1
+        self._undelivered = _NEVER
         self._progress_at = now
         self.check_at = min(self.check_at, now + _STALL_LOOK_S)
 
     def client_unread(self, is_unread: bool) -> None:
-        """Nobody reads the client's socket (a body or pipelined requests wait), or somebody does again."""
+        """The client's leaving would go unheard (nobody reads its socket, say), or would be heard again."""
         if is_unread:
             self._streams.watch(self)
         else:
@@ -379,16 +392,17 @@ class Stream:
         """The upstream's deadlines; returns when the nearest of them is due."""
         assert self.upstream is not None  # noqa: S101 - check() looked
         timeouts = self.upstream.timeouts
-        if self._terminated_at != _NEVER and now >= self._terminated_at + _AFTER_TERMINATOR_S:
-            assert self._exchange is not None  # noqa: S101 - check() looked
-            exchange, self._exchange = self._exchange, None
-            exchange.abort()
-            self._finish_upstream(None)
-            return _NEVER
-        if now >= self._first_token_at:
+        if self._terminated_at != _NEVER:
+            over_at = self._terminated_at + _AFTER_TERMINATOR_S
+            if now >= over_at:
+                self._stop_upstream()
+                self._finish_upstream(None)
+            return over_at
+        has_content = self.session.first_content_at is not None
+        if now >= self._first_token_at and not has_content:
             self._out_of_time("first_token_timeout", f"no content within {timeouts.first_token_s:g} s")
             return _NEVER
-        if self._first_token_at != _NEVER:
+        if self._first_token_at != _NEVER and not has_content:
             return self._first_token_at
         if self._paused:
             return _NEVER
@@ -396,14 +410,14 @@ class Stream:
         if now >= idle_at:
             self._out_of_time("idle_timeout", f"the upstream sent nothing for {timeouts.idle_s:g} s")
             return _NEVER
-        return min(idle_at, self._terminated_at + _AFTER_TERMINATOR_S)
+        return idle_at
 
     def _check_client(self, now: float) -> float:
         """The client's stall deadline while it is full, its heartbeat while all is quiet."""
         if not self._client.is_ready:
-            delivered = self._client.delivered_bytes()
-            if delivered > self._progress:
-                self._progress = delivered
+            undelivered = self._client.undelivered_bytes()
+            if undelivered < self._undelivered:
+                self._undelivered = undelivered
                 self._progress_at = now
             elif now >= self._progress_at + self.route.limits.stall_timeout_s:
                 self._evict(f"the client took nothing for {self.route.limits.stall_timeout_s:g} s")
@@ -430,6 +444,15 @@ class Stream:
         """The door answers with an HTTP error instead of a stream; nothing had been sent."""
         self._stop_upstream()
         self._announce(failure.outcome, failure)
+
+    def crash(self) -> None:
+        """A bug of ours broke off the work on this stream: end it, whatever its state."""
+        if self.session.outcome is None:
+            failure = Failure("internal", "the sidecar failed on this request")
+            self._stop_upstream()
+            if self.session.has_sent:
+                self._client.abort()
+            self._announce(failure.outcome, failure)
 
     def shut_down(self) -> None:
         """The process ends: say so to a client that can still be told."""

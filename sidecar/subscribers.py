@@ -45,25 +45,22 @@ def prepare_client_socket(transport: asyncio.Transport, stall_timeout_s: float) 
 class HttpSubscriber:
     """One HTTP answer being written to one client's transport."""
 
-    __slots__ = ("_is_chunked", "_transport", "_written_bytes", "is_ready")
+    __slots__ = ("_is_chunked", "_transport", "is_ready")
 
     def __init__(self, transport: asyncio.Transport, *, is_ready: bool) -> None:
         self._transport = transport
         self._is_chunked = False
-        self._written_bytes = 0
         self.is_ready = is_ready
 
     def start(self, head: bytes, *, is_chunked: bool) -> None:
         """Send the answer's head."""
         self._is_chunked = is_chunked
-        self._written_bytes += len(head)
         self._transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body: the last step of the line."""
         if self._is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._written_bytes += len(data)
         self._transport.write(data)
 
     def finish(self) -> None:
@@ -80,9 +77,9 @@ class HttpSubscriber:
         """Bytes in the transport's own buffer."""
         return self._transport.get_write_buffer_size()
 
-    def delivered_bytes(self) -> int:
-        """Bytes that left both our buffer and the kernel's: a drained write buffer alone is not delivery."""
-        return self._written_bytes - self.unsent_bytes - _unacknowledged_bytes(self._transport)
+    def undelivered_bytes(self) -> int:
+        """Bytes still in our buffer or the kernel's: a drained write buffer alone is not delivery."""
+        return self.unsent_bytes + _unacknowledged_bytes(self._transport)
 
     def is_peer_gone(self) -> bool:
         """The peer's FIN or RST has come, though data before it may still be unread."""

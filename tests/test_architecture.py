@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "words": {"", "errors", "events", "ports", "settings", "units"},
     "codecs": {"dialects", "formats", "framing", "rejection"},
-    "core": {"admission", "answer", "headers", "log", "relay", "routing", "session", "stream", "streams"},
+    "core": {"admission", "answer", "headers", "log", "relay", "routing", "session", "stencil", "stream", "streams"},
     "edges": {"secrets", "subscribers", "upstream"},
     "doors": {"admin", "gateway"},
     "process": {"__main__", "app", "cli", "configuration", "demo", "simulator"},

@@ -17,7 +17,7 @@ from sidecar.dialects.raw_text import RawText
 if TYPE_CHECKING:
     from sidecar.ports import Dialect
 
-__all__ = ["DIALECTS", "detect", "is_stream_type"]
+__all__ = ["DIALECTS", "OPAQUE", "detect", "is_stream_type"]
 
 DIALECTS: Final[dict[str, type[Dialect]]] = {
     OpenAIChat.name: OpenAIChat,
@@ -28,6 +28,17 @@ DIALECTS: Final[dict[str, type[Dialect]]] = {
     OpaqueSSE.name: OpaqueSSE,
     OpaqueNDJSON.name: OpaqueNDJSON,
 }
+
+OPAQUE: Final = frozenset({OpaqueSSE.name, OpaqueNDJSON.name})
+"""The dialects whose events are never content, since nothing is known of their meaning."""
+
+_OTHER_APIS: Final[dict[str, tuple[str, ...]]] = {
+    "openai-chat": ("/responses", "/messages", "/api/chat", "/api/generate"),
+    "anthropic": ("/chat/completions", "/responses", "/api/chat", "/api/generate"),
+    "ollama-chat": ("/api/generate", "/completions", "/responses", "/messages"),
+    "ollama-generate": ("/api/chat", "/completions", "/responses", "/messages"),
+}
+"""Ends of paths that belong to another API, which servers of several APIs answer beside the configured one."""
 
 _SSE_TYPE = "text/event-stream"
 _LINE_TYPES = frozenset(
@@ -58,9 +69,9 @@ def detect(path: str, content_type: str, configured: str) -> str | None:
     """
     media_type = _media_type(content_type)
     may_stream = is_stream_type(content_type) or media_type == _TEXT_TYPE
-    if configured != "auto":
-        return configured if may_stream else None
     route = path.partition("?")[0].rstrip("/")
+    if configured != "auto" and not route.endswith(_OTHER_APIS.get(configured, ())):
+        return configured if may_stream else None
     if media_type == _SSE_TYPE:
         if route.endswith("/chat/completions"):
             return OpenAIChat.name

@@ -72,6 +72,7 @@ class Anthropic:
     name: ClassVar[str] = "anthropic"
     framing: ClassVar[str] = "sse"
     completes_on_clean_end: ClassVar[bool] = False
+    plain_start: ClassVar[bytes] = b"event: content_block_delta\ndata: "
 
     __slots__ = (
         "_call_count",
@@ -96,20 +97,27 @@ class Anthropic:
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one frame; nothing more once ``message_stop`` has come."""
-        if self._gate.is_open and not self.terminated and frame.data is not None:
-            try:
-                plain = _decode_plain(frame.data)
-            except (ValueError, RecursionError):
-                return self._decode_full(frame)
-            delta = plain.delta
-            if delta.type == "text_delta":
-                return (Token(0, delta.text),) if delta.text else ()
-            if delta.type == "thinking_delta":
-                return (Reasoning(0, delta.thinking),) if delta.thinking else ()
-            tool = self._tools.get(plain.index)
-            if delta.type == "input_json_delta" and tool is not None and not tool.held_input:
-                return (ToolCall(0, tool.call, delta.partial_json),) if delta.partial_json else ()
+        if frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
+            return (event,)
         return self._decode_full(frame)
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """The text, thinking or tool input of a block's delta."""
+        if self.terminated or not self._gate.is_open:
+            return None
+        try:
+            plain = _decode_plain(payload)
+        except (ValueError, RecursionError):
+            return None
+        delta = plain.delta
+        if delta.type == "text_delta":
+            return Token(0, delta.text) if delta.text else None
+        if delta.type == "thinking_delta":
+            return Reasoning(0, delta.thinking) if delta.thinking else None
+        tool = self._tools.get(plain.index)
+        if delta.type != "input_json_delta" or tool is None or tool.held_input or not delta.partial_json:
+            return None
+        return ToolCall(0, tool.call, delta.partial_json)
 
     def finish(self) -> Sequence[Event]:
         """What was held back for a ``message_start`` that never came."""

@@ -60,6 +60,7 @@ class _Ollama(ABC):
 
     framing: ClassVar[str] = "ndjson"
     completes_on_clean_end: ClassVar[bool] = False
+    plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_calls", "_gate", "_has_calls", "terminated")
 
@@ -144,15 +145,20 @@ class OllamaChat(_Ollama):
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one object; nothing more after the one that is done."""
-        if self._gate.is_open and not self.terminated and frame.data is not None:
-            try:
-                plain = _decode_plain_chat(frame.data)
-            except (ValueError, RecursionError):
-                return self._decode_full(frame)
-            message = plain.message
-            if not plain.done:
-                return _plain_events(message.content, message.thinking)
+        if frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
+            return (event,)
         return self._decode_full(frame)
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """The text or thinking of a message that holds nothing else."""
+        if self.terminated or not self._gate.is_open:
+            return None
+        try:
+            plain = _decode_plain_chat(payload)
+        except (ValueError, RecursionError):
+            return None
+        message = plain.message
+        return None if plain.done else _plain_event(message.content, message.thinking)
 
     def _is_known(self, fields: dict[str, Any]) -> bool:
         return isinstance(fields.get("message"), dict) or "done" in fields
@@ -174,14 +180,19 @@ class OllamaGenerate(_Ollama):
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one object; nothing more after the one that is done."""
-        if self._gate.is_open and not self.terminated and frame.data is not None:
-            try:
-                plain = _decode_plain_generate(frame.data)
-            except (ValueError, RecursionError):
-                return self._decode_full(frame)
-            if not plain.done:
-                return _plain_events(plain.response, plain.thinking)
+        if frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
+            return (event,)
         return self._decode_full(frame)
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """The text or thinking of an object that holds nothing else."""
+        if self.terminated or not self._gate.is_open:
+            return None
+        try:
+            plain = _decode_plain_generate(payload)
+        except (ValueError, RecursionError):
+            return None
+        return None if plain.done else _plain_event(plain.response, plain.thinking)
 
     def _is_known(self, fields: dict[str, Any]) -> bool:
         return isinstance(fields.get("response"), str) or "done" in fields
@@ -194,7 +205,7 @@ class OllamaGenerate(_Ollama):
             yield Extension("progress", fields)
 
 
-def _plain_events(text: str, thinking: str) -> tuple[Event, ...]:
+def _plain_event(text: str, thinking: str) -> Event | None:
     if not thinking:
-        return (Token(0, text),) if text else ()
-    return (Reasoning(0, thinking), Token(0, text)) if text else (Reasoning(0, thinking),)
+        return Token(0, text) if text else None
+    return None if text else Reasoning(0, thinking)

@@ -20,6 +20,7 @@ class _Opaque:
     """One stream of unknown meaning. Only the end of its body completes it."""
 
     completes_on_clean_end: ClassVar[bool] = True
+    plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_has_started", "terminated")
 
@@ -36,6 +37,10 @@ class _Opaque:
             return (extension,)
         self._has_started = True
         return (Start(), extension)
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """No frame of an unknown language is plain."""
+        return None
 
     def finish(self) -> Sequence[Event]:
         """Nothing is ever held back."""

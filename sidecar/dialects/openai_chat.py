@@ -101,6 +101,7 @@ class OpenAIChat:
     name: ClassVar[str] = "openai-chat"
     framing: ClassVar[str] = "sse"
     completes_on_clean_end: ClassVar[bool] = False
+    plain_start: ClassVar[bytes] = b"data: "
 
     __slots__ = ("_choices", "_gate", "_sources", "terminated")
 
@@ -112,25 +113,30 @@ class OpenAIChat:
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one chunk; nothing more once ``[DONE]`` has come."""
-        if frame.name is None and frame.data is not None and self._gate.is_open and not self.terminated:
-            try:
-                choice = _decode_plain(frame.data).choices[0]
-            except (ValueError, RecursionError):
-                return self._decode_full(frame)
-            index, delta = choice.index, choice.delta
-            known = self._choices.get(index)
-            if known is not None:
-                thought = delta.reasoning_content or delta.reasoning
-                if delta.tool_calls is None:
-                    if not thought:
-                        return (Token(index, delta.content),) if delta.content else ()
-                    if not delta.content:
-                        return (Reasoning(index, thought),)
-                elif not thought and not delta.content:
-                    call = delta.tool_calls[0]
-                    event = known.tool_calls.fragment(call.index, "", "", call.function.arguments)
-                    return () if event is None else (event,)
+        if frame.name is None and frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
+            return (event,)
         return self._decode_full(frame)
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """The text, reasoning or arguments of a chunk that is one choice with nothing else."""
+        if self.terminated or not self._gate.is_open:
+            return None
+        try:
+            choice = _decode_plain(payload).choices[0]
+        except (ValueError, RecursionError):
+            return None
+        index, delta = choice.index, choice.delta
+        if index not in self._choices:
+            return None
+        thought = delta.reasoning_content or delta.reasoning
+        if delta.tool_calls is None:
+            if not thought:
+                return Token(index, delta.content) if delta.content else None
+            return None if delta.content else Reasoning(index, thought)
+        if thought or delta.content:
+            return None
+        call = delta.tool_calls[0]
+        return self._choices[index].tool_calls.fragment(call.index, "", "", call.function.arguments)
 
     def finish(self) -> Sequence[Event]:
         """What was held back for an id that never came."""

@@ -21,6 +21,7 @@ class RawText:
     name: ClassVar[str] = "raw"
     framing: ClassVar[str] = "raw"
     completes_on_clean_end: ClassVar[bool] = True
+    plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_has_started", "_text", "terminated")
 
@@ -37,6 +38,10 @@ class RawText:
             self._has_started = True
             events.insert(0, Start())
         return events
+
+    def decode_plain(self, payload: bytes) -> Event | None:
+        """Nothing is plainer than `decode`."""
+        return None
 
     def finish(self) -> Sequence[Event]:
         """U+FFFD for a character that was never whole."""

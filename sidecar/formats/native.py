@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.errors import Failure
-    from sidecar.events import Event, Frame
+    from sidecar.events import Event, Frame, Reasoning, Token
     from sidecar.ports import Ended
 
 
@@ -25,11 +25,24 @@ class NativeFormat:
 
     name: ClassVar[str] = "native"
     content_type: str | None = None
+    passes_raw: ClassVar[bool] = True
 
     def __init__(self, error_frame: Callable[[Failure], bytes], *, heartbeat: bool = False) -> None:
         self._error_frame = error_frame
         self._last = b""
         self.heartbeat = b": keep-alive\n\n" if heartbeat else b""
+
+    def text_template(self, kind: type[Token | Reasoning], index: int) -> bytes:
+        """Nothing: what is sent is the frame."""
+        return b""
+
+    def encode_text(self, template: bytes, literal: bytes) -> bytes:
+        """Never asked for: what is sent is the frame."""
+        raise NotImplementedError
+
+    def encode_one(self, event: Event) -> bytes:
+        """Never asked for: what is sent is the frame."""
+        raise NotImplementedError
 
     def encode(self, frame: Frame, events: Sequence[Event]) -> bytes:
         """The frame's own bytes."""
@@ -39,8 +52,9 @@ class NativeFormat:
         return raw
 
     def close(self, ended: Ended) -> bytes:
-        """The dialect's error frame where the stream failed; else nothing: a whole stream has ended itself."""
-        if ended.failure is None:
+        """The dialect's error frame where the stream failed; else nothing: a whole stream has ended itself, and one
+        whose upstream said that it failed has been relayed saying so."""
+        if ended.failure is None or ended.failure.code == "upstream_error":
             return b""
         error = self._error_frame(ended.failure)
         return self._separator(error) + error if error else b""

@@ -6,8 +6,9 @@ how a stream came to its end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
+import msgspec
 from msgspec import UNSET
 
 from sidecar.events import Reasoning, Start, Token
@@ -17,10 +18,12 @@ from sidecar.formats.safe_json import encode_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import msgspec
-
     from sidecar.events import Event, Frame
     from sidecar.ports import Ended
+
+_TOKEN: Final = b'%b%d\nevent: token\ndata: {"index":%d,"text":%b}\n\n'
+_REASONING: Final = b'%b%d\nevent: reasoning\ndata: {"index":%d,"text":%b}\n\n'
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class TypedFormat:
@@ -34,6 +37,7 @@ class TypedFormat:
     name: ClassVar[str] = "typed"
     content_type: str | None = "text/event-stream; charset=utf-8"
     heartbeat: bytes = b": keep-alive\n\n"
+    passes_raw: ClassVar[bool] = False
 
     def __init__(self, stream_id: str, route: str, upstream: str, model: str, created: int) -> None:
         self._stream_id = stream_id
@@ -45,10 +49,36 @@ class TypedFormat:
         self._sequence = 0
         self._has_started = False
 
+    def text_template(self, kind: type[Token | Reasoning], index: int) -> bytes:
+        """All of such an event but its number and its text."""
+        template = _TOKEN if kind is Token else _REASONING
+        return template.replace(b"%b%d", self._head + b"%d", 1).replace(b'"index":%d', b'"index":%d' % index)
+
+    def encode_text(self, template: bytes, literal: bytes) -> bytes:
+        """One token or reasoning event, its text as the upstream wrote it."""
+        self._sequence += 1
+        return template % (self._sequence, literal)
+
+    def encode_one(self, event: Event) -> bytes:
+        """One typed event of a stream that has begun."""
+        # Nearly every event is one of these two; a template filled in takes a quarter of the general way's time.
+        kind = event.__class__
+        if kind is Token and event.logprobs is None:  # type: ignore[union-attr]  # narrowed by class, for speed
+            template = _TOKEN
+        elif kind is Reasoning and event.signature is None:  # type: ignore[union-attr]  # as above
+            template = _REASONING
+        else:
+            return self._write(event)
+        self._sequence += 1
+        try:
+            return template % (self._head, self._sequence, event.index, _encode(event.text))  # type: ignore[union-attr]
+        except UnicodeEncodeError:
+            return template % (self._head, self._sequence, event.index, encode_json(event.text))  # type: ignore[union-attr]
+
     def encode(self, frame: Frame, events: Sequence[Event]) -> bytes:
         """The typed events of one frame, joined; b"" for nothing. Usage, finish marks and errors wait for `close`."""
-        if len(events) == 1 and self._has_started:
-            return self._write(events[0])
+        if self._has_started and len(events) == 1:
+            return self.encode_one(events[0])
         return b"".join([self._write(event) for event in events])
 
     def close(self, ended: Ended) -> bytes:
@@ -62,11 +92,6 @@ class TypedFormat:
         return b"".join(parts)
 
     def _write(self, event: Event) -> bytes:
-        # Nearly every event is one of these two; a template filled in takes a quarter of the general way's time.
-        if type(event) is Token and event.logprobs is None and self._has_started:
-            return self._text(event, b'%b%d\nevent: token\ndata: {"index":%d,"text":%b}\n\n')
-        if type(event) is Reasoning and event.signature is None and self._has_started:
-            return self._text(event, b'%b%d\nevent: reasoning\ndata: {"index":%d,"text":%b}\n\n')
         if type(event) is Start:
             return b"" if self._has_started else self._start(event)
         named = payload_of(event)
@@ -74,10 +99,6 @@ class TypedFormat:
             return b""
         start = b"" if self._has_started else self._start(Start())
         return start + self._event(*named)
-
-    def _text(self, event: Token | Reasoning, template: bytes) -> bytes:
-        self._sequence += 1
-        return template % (self._head, self._sequence, event.index, encode_json(event.text))
 
     def _start(self, start: Start) -> bytes:
         self._has_started = True

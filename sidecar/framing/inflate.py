@@ -15,20 +15,26 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES: Final = 64 * 1024
 _MAX_BYTES_PER_FEED: Final = 16 * 1024 * 1024
-_WINDOW_BITS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 47}
+_GZIP_MAGIC: Final = b"\x1f"
+_GZIP_BITS: Final = 31
+_ZLIB_BITS: Final = 15
+_RAW_BITS: Final = -15
+_ZLIB_HEADER_BYTES: Final = 2
 
-INFLATABLE: Final = frozenset(_WINDOW_BITS)
+INFLATABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
 """The content codings that can be undone here."""
 
 
 class Inflater:
     """Inflates one body, read by read. ``coding`` is one of `INFLATABLE`."""
 
-    __slots__ = ("_coding", "_zlib")
+    __slots__ = ("_coding", "_head", "_zlib")
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
-        self._zlib = zlib.decompressobj(_WINDOW_BITS[coding])
+        self._zlib = zlib.decompressobj(_GZIP_BITS)
+        # Half the world sends raw deflate under this name, so the body's first bytes have to say which it is.
+        self._head: bytes | None = b"" if coding == "deflate" else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yields the inflated bytes in pieces of at most 64 KiB.
@@ -36,25 +42,35 @@ class Inflater:
         Raises Failure ``malformed_upstream`` for bytes that are not of this coding, or when one read inflates beyond
         16 MiB (a bomb).
         """
+        if self._head is not None:
+            data = self._head + data
+            if len(data) < _ZLIB_HEADER_BYTES:
+                self._head = data
+                return
+            self._head = None
+            self._zlib = zlib.decompressobj(_ZLIB_BITS if _is_zlib(data) else _RAW_BITS)
         total = 0
         while data:
+            if self._zlib.eof:
+                # A gzip body may have several members (RFC 1952 section 2.2); whatever else follows the end is padding.
+                if self._coding == "deflate" or not data.startswith(_GZIP_MAGIC):
+                    return
+                self._zlib = zlib.decompressobj(_GZIP_BITS)
             piece = self._inflate(data)
             total += len(piece)
             if total > _MAX_BYTES_PER_FEED:
                 raise Failure("malformed_upstream", f"the upstream's {self._coding} body inflates beyond all measure")
             if piece:
                 yield piece
-            data = self._zlib.unconsumed_tail
-            if self._zlib.eof:
-                return
+            data = self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
 
     def _inflate(self, data: bytes) -> bytes:
         try:
             return self._zlib.decompress(data, _PIECE_BYTES)
         except zlib.error:
-            if self._coding == "deflate" and self._zlib.unused_data == b"":
-                # Half the world sends raw deflate under this name; try it before giving up.
-                self._zlib = zlib.decompressobj(-15)
-                self._coding = "raw deflate"
-                return self._inflate(data)
             raise Failure("malformed_upstream", f"the upstream's body is not the {self._coding} it says") from None
+
+
+def _is_zlib(data: bytes) -> bool:
+    """Whether a body begins with a zlib header (RFC 1950 section 2.2)."""
+    return data[0] & 0x0F == 8 and int.from_bytes(data[:_ZLIB_HEADER_BYTES]) % 31 == 0

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 class NdjsonFraming:
     """Frames of one NDJSON body: lines ended by LF or CRLF. Blank lines are frames with ``data=None``."""
 
-    __slots__ = ("_held", "_is_passing", "_max", "_strict")
+    __slots__ = ("_held", "_is_passing", "_strict", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "ndjson"
+    frame_end: ClassVar[bytes] = b"\n"
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:
-        self._max = max_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._strict = strict
         self._held = bytearray()
         # Inside a line too large to observe: hand out whatever comes until its own LF.
         self._is_passing = False
+        self.is_settled = True
 
     @property
     def pending(self) -> int:
@@ -47,19 +49,25 @@ class NdjsonFraming:
         if self._is_passing:
             frames.append(Frame(None, data[: end + 1]))
             self._is_passing = False
+            self.is_settled = True
         else:
             frames.append(self._frame(self.take_pending() + data[: end + 1]))
         lines = data[end + 1 :].split(b"\n")
         tail = lines.pop()
-        frames.extend([self._frame(line + b"\n") for line in lines])
-        if tail:
-            frames.extend(self._hold(tail))
+        try:
+            for line in lines:
+                frames.append(self._frame(line + b"\n"))  # noqa: PERF401 - those before one too large are kept
+            if tail:
+                frames.extend(self._hold(tail))
+        except FrameTooLargeError:
+            raise FrameTooLargeError(frames) from None
         return frames
 
     def take_pending(self) -> bytes:
         """The bytes of the partial line, which are then no longer held."""
         held = bytes(self._held)
         self._held.clear()
+        self.is_settled = not self._is_passing
         return held
 
     def flush(self) -> Sequence[Frame]:
@@ -70,20 +78,21 @@ class NdjsonFraming:
         return (Frame(raw.strip(), raw),)
 
     def _frame(self, raw: bytes) -> Frame:
-        if len(raw) > self._max:
+        if len(raw) > self.max_frame_bytes:
             if self._strict:
-                raise FrameTooLargeError(f"a line exceeds {self._max} bytes")
+                raise FrameTooLargeError
             return Frame(None, raw)
         return Frame(raw.strip() or None, raw)
 
     def _hold(self, piece: bytes) -> Sequence[Frame]:
         """Keep a piece without LF, or hand it out unobserved where the line is too much to keep."""
+        self.is_settled = False
         if self._is_passing:
             return (Frame(None, piece),)
         self._held += piece
-        if len(self._held) <= self._max:
+        if len(self._held) <= self.max_frame_bytes:
             return ()
         if self._strict:
-            raise FrameTooLargeError(f"a line exceeds {self._max} bytes")
+            raise FrameTooLargeError
         self._is_passing = True
         return (Frame(None, self.take_pending()),)

@@ -24,6 +24,9 @@ class RawFraming:
     __slots__ = ("_held",)
 
     name: ClassVar[str] = "raw"
+    frame_end: ClassVar[bytes] = b""
+    is_settled: ClassVar[bool] = False
+    max_frame_bytes: ClassVar[int] = 0
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:
         self._held = b""

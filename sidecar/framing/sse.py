@@ -43,12 +43,13 @@ class SseFraming:
     as their line is whole, so a heartbeat is never held back.
     """
 
-    __slots__ = ("_after_cr", "_at_start", "_held", "_is_passing", "_is_settled", "_line", "_max", "_strict")
+    __slots__ = ("_after_cr", "_at_start", "_held", "_is_passing", "_line", "_strict", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "sse"
+    frame_end: ClassVar[bytes] = b"\n\n"
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:
-        self._max = max_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._strict = strict
         self._held = bytearray()
         # Where the line being read begins in _held; -1 when it began in bytes already handed out.
@@ -57,8 +58,7 @@ class SseFraming:
         self._at_start = True
         # Inside a frame too large to observe: hand out whatever comes until its own blank line.
         self._is_passing = False
-        # Nothing of an earlier read bears on the next one.
-        self._is_settled = False
+        self.is_settled = False
 
     @property
     def pending(self) -> int:
@@ -71,7 +71,7 @@ class SseFraming:
         Raises FrameTooLargeError in strict mode, once a frame, whole or not, exceeds the bound."""
         # One whole event a read is what a generating model gives, so nearly every call ends in one of the returns of a
         # single Frame. Looking for a byte by its number is several times faster than by a one-byte string.
-        if self._is_settled and data.endswith(b"\n\n") and _CR not in data and len(data) <= self._max:
+        if self.is_settled and data.endswith(b"\n\n") and _CR not in data and len(data) <= self.max_frame_bytes:
             first_end = data.find(b"\n")
             last_end = len(data) - 2
             if first_end == last_end:
@@ -86,10 +86,10 @@ class SseFraming:
             if b"\n\n\n" not in data:
                 return _frames_of_blocks(data)
         elif (
-            self._is_settled
+            self.is_settled
             and data.endswith(b"\r\n\r\n")
             and data.startswith(b"data: ")
-            and len(data) <= self._max
+            and len(data) <= self.max_frame_bytes
             and data.find(b"\r") == len(data) - 4
             and data.find(b"\n") == len(data) - 3
         ):
@@ -161,10 +161,10 @@ class SseFraming:
         if self._is_passing:
             frames.append(Frame(None, raw))
             self._is_passing = False
-        elif len(raw) <= self._max:
+        elif len(raw) <= self.max_frame_bytes:
             frames.extend(_frames_of_block(raw))
         elif self._strict:
-            raise FrameTooLargeError(f"an event exceeds {self._max} bytes")
+            raise FrameTooLargeError(frames)
         else:
             frames.append(Frame(None, raw))
 
@@ -175,14 +175,14 @@ class SseFraming:
         elif start < len(body):
             self._held = bytearray(body[start:])
         self._line = line - start
-        if self._held and (self._is_passing or len(self._held) > self._max):
+        if self._held and (self._is_passing or len(self._held) > self.max_frame_bytes):
             if self._strict:
-                raise FrameTooLargeError(f"an event exceeds {self._max} bytes")
+                raise FrameTooLargeError(frames)
             frames.append(Frame(None, bytes(self._held)))
             self._is_passing = True
             self._line = 0 if self._line == len(self._held) else -1
             self._held = bytearray()
-        self._is_settled = not (self._held or self._after_cr or self._is_passing)
+        self.is_settled = not (self._held or self._after_cr or self._is_passing)
 
 
 def _hand_out(body: bytes | bytearray, begin: int, end: int, frames: list[Frame]) -> None:

@@ -35,9 +35,15 @@ def is_read_whole(request: BaseRequest, family: str) -> bool:
     return family != "problem" and content_type in _READ_WHOLE_TYPES
 
 
+def refuse_declared_size(request: BaseRequest, max_body_bytes: int) -> None:
+    """Before a byte is read or asked for. Raises Failure body_too_large."""
+    declared = request.content_length
+    if declared is not None and declared > max_body_bytes:
+        raise _too_large(max_body_bytes)
+
+
 async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams) -> bytes:
     """The request's body. Raises Failure body_too_large, bad_request (broken framing) or request_timeout."""
-    _refuse_declared_size(request, max_body_bytes)
     content = request.content
     if content.is_eof() and content.exception() is None:
         body = content.read_nowait(-1)
@@ -58,8 +64,11 @@ async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams
     return b"".join(parts)
 
 
-async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: int) -> None:
-    """Pass the body on piece by piece, no faster than the upstream takes it. Raises as `read_whole` does."""
+async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: int, idle_timeout_s: float) -> None:
+    """Pass the body on piece by piece, no faster than the upstream takes it.
+
+    Raises as `read_whole` does, and idle_timeout for an upstream that takes nothing for ``idle_timeout_s``.
+    """
     size = 0
     while piece := await _read_piece(request):
         size += len(piece)
@@ -67,8 +76,16 @@ async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: 
             raise _too_large(max_body_bytes)
         exchange.write_body(piece)
         if not exchange.is_writable:
-            await exchange.wait_writable()
+            await _wait_writable(exchange, idle_timeout_s)
     exchange.end_body()
+
+
+async def _wait_writable(exchange: Exchange, idle_timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(idle_timeout_s):
+            await exchange.wait_writable()
+    except TimeoutError:
+        raise Failure("idle_timeout", f"the upstream took nothing of the body for {idle_timeout_s:g} s") from None
 
 
 async def _read_piece(request: BaseRequest) -> bytes:
@@ -79,12 +96,6 @@ async def _read_piece(request: BaseRequest) -> bytes:
         raise Failure("request_timeout", f"no more of the request's body came within {READ_TIMEOUT_S:g} s") from None
     except (HttpProcessingError, RequestPayloadError, HTTPException):
         raise Failure("bad_request", "the request's body is not framed as HTTP/1.1 wants it") from None
-
-
-def _refuse_declared_size(request: BaseRequest, max_body_bytes: int) -> None:
-    declared = request.content_length
-    if declared is not None and declared > max_body_bytes:
-        raise _too_large(max_body_bytes)
 
 
 def _too_large(max_body_bytes: int) -> Failure:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from sidecar.answer import own_answer
 from sidecar.errors import Failure
@@ -44,7 +45,7 @@ class ClientListener(Protocol):
         """The transport has room again."""
 
     def client_unread(self, is_unread: bool) -> None:
-        """Reading the socket was paused, or goes on."""
+        """Its leaving would go unheard (its socket is not read, say), or would be heard again."""
 
 
 class AlreadySent(web.StreamResponse):
@@ -73,7 +74,7 @@ CLOSE: Final = AlreadySent(keep_alive=False)
 class ClientConnection(web.RequestHandler):
     """One client connection. `has_left` is true from the moment the peer closed either side of it."""
 
-    __slots__ = ("_listener", "_stall_timeout_s", "_subscriber", "has_left", "is_unread")
+    __slots__ = ("_is_reading", "_listener", "_stall_timeout_s", "_subscriber", "has_left", "is_unread")
 
     def __init__(self, manager: web.Server, *, stall_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -82,6 +83,7 @@ class ClientConnection(web.RequestHandler):
         self._subscriber: HttpSubscriber | None = None
         self.has_left = False
         self.is_unread = False
+        self._is_reading = True
 
     def listen(self, listener: ClientListener, subscriber: HttpSubscriber) -> None:
         """From now on ``listener`` is told; at once, if the client has already left."""
@@ -107,6 +109,26 @@ class ClientConnection(web.RequestHandler):
         prepare_client_socket(cast("asyncio.Transport", transport), self._stall_timeout_s)
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        """aiohttp queues a body's framing error behind the very request that waits for that body: tell it now."""
+        queued = len(self._messages)
+        super().data_received(data)
+        if len(self._messages) > queued and isinstance(self._messages[-1][0], _ErrInfo):
+            self._break_off_body()
+
+    def _break_off_body(self) -> None:
+        """Let the request whose body broke give the one answer there is, and the connection end with it."""
+        bodies = [payload for _, payload in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(RequestPayloadError())
+                body.feed_eof()
+                self._messages.pop()
+                self.close()
+                return
+
     def eof_received(self) -> None:
         """A FIN is a departure, even where we could still write: nobody pays for a generation to half a client."""
         self._leave()
@@ -125,6 +147,7 @@ class ClientConnection(web.RequestHandler):
     def pause_writing(self) -> None:
         """The transport is full: the subscriber is not ready."""
         super().pause_writing()
+        self._tell_unread()
         if self._subscriber is not None and self._listener is not None:
             self._subscriber.is_ready = False
             self._listener.client_blocked()
@@ -132,19 +155,25 @@ class ClientConnection(web.RequestHandler):
     def resume_writing(self) -> None:
         """The transport drained: the subscriber reads on."""
         super().resume_writing()
+        self._tell_unread()
         if self._subscriber is not None and self._listener is not None:
             self._subscriber.is_ready = True
             self._listener.client_writable()
 
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
-        self._tell_unread(True)
+        self._is_reading = False
+        self._tell_unread()
 
     def _resume_transport_reading(self) -> None:
         super()._resume_transport_reading()
-        self._tell_unread(False)
+        self._is_reading = True
+        self._tell_unread()
 
-    def _tell_unread(self, is_unread: bool) -> None:
+    def _tell_unread(self) -> None:
+        """A departure is no event while nobody reads; nor over TLS while writing waits: the loops keep a bare FIN to
+        themselves until what they hold is flushed, which to a client that has gone it never is."""
+        is_unread = not self._is_reading or (self.writing_paused and self.ssl_context is not None)
         if is_unread != self.is_unread:
             self.is_unread = is_unread
             if self._listener is not None:

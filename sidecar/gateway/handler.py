@@ -15,7 +15,7 @@ from sidecar.answer import Asked, own_answer
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem
-from sidecar.gateway.bodies import is_read_whole, read_whole
+from sidecar.gateway.bodies import is_read_whole, read_whole, refuse_declared_size
 from sidecar.gateway.connection import CLOSE, KEEP, ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
@@ -89,6 +89,8 @@ class Gateway:
             return await self._answer(inquiry)
         except Failure as failure:
             return self._refuse(inquiry, failure)
+        except ConnectionError:
+            return CLOSE  # the client left in the middle of its body: there is nobody to answer
 
     async def _answer(self, inquiry: Inquiry) -> web.StreamResponse:
         request = inquiry.request
@@ -109,6 +111,12 @@ class Gateway:
         except asyncio.CancelledError:
             stream.client_gone()
             raise
+        except Exception as error:
+            if not isinstance(error, Failure):
+                stream.crash()
+            if stream.session.has_sent:
+                return CLOSE  # a second answer in the middle of the first would be read as its body
+            raise
         finally:
             inquiry.connection.unlisten()
         return KEEP if stream.keep_alive else CLOSE
@@ -117,7 +125,7 @@ class Gateway:
         """What is refused before a byte of the body is read. Raises Failure."""
         if sum(len(name) + len(value) for name, value in request.raw_headers) > self._settings.max_header_bytes:
             raise Failure("headers_too_large", "the request's header block is too large")
-        if "Upgrade" in request.headers and request.headers["Upgrade"].lower() == "websocket":
+        if "websocket" in request.headers.get("Upgrade", "").lower():
             raise Failure("websocket_unsupported", "no route takes WebSocket upgrades")
         if request.method == "CONNECT":
             raise Failure("bad_request", "this is no forward proxy")
@@ -142,6 +150,7 @@ class Gateway:
         if not needs_model and not is_read_whole(request, inquiry.family):
             inquiry.body = None
             return
+        refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
         inquiry.body = HeldBody(await read_whole(request, self._max_body_bytes, self._streams))
@@ -213,7 +222,8 @@ class Gateway:
         request, transport = inquiry.request, inquiry.connection.transport
         if transport is None or transport.is_closing():
             return CLOSE
-        keep_alive = request.keep_alive and request.content.is_eof()
+        content = request.content
+        keep_alive = request.keep_alive and content.is_eof() and content.exception() is None
         if request.method == "HEAD" or status == 204:
             if status != 204:
                 headers = [*headers, (b"Content-Length", b"%d" % len(body))]

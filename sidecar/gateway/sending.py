@@ -7,7 +7,7 @@ stream hears those by itself.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.errors import Failure, Outcome
 from sidecar.gateway.bodies import stream_body
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sidecar.stream import Stream
     from sidecar.streams import Streams
     from sidecar.upstream import Connection
+
+_WORTH_ANOTHER: Final = frozenset({Outcome.UPSTREAM_UNREACHABLE, Outcome.UPSTREAM_BROKEN, Outcome.TIMED_OUT})
+"""How one upstream may fail, with nothing sent to the client, for the route's next one to be asked."""
 
 
 async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target], streams: Streams) -> None:
@@ -36,7 +39,7 @@ async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target],
             failure = own
         if failure is None:
             return
-        if failure.outcome is not Outcome.UPSTREAM_UNREACHABLE or inquiry.body is None:
+        if failure.outcome not in _WORTH_ANOTHER or inquiry.body is None:
             break
     assert failure is not None  # noqa: S101 - a route has at least one upstream
     stream.give_up(failure)
@@ -45,7 +48,8 @@ async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target],
 
 async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Streams) -> Failure | None:
     """One upstream: on an idle connection if there is one, else on a fresh one, which a dead idle one leads to too."""
-    stream.begin(target.upstream)
+    if not stream.begin(target.upstream):
+        return None
     # A body that is streamed through cannot be sent twice, so it never goes on a connection that may be dead.
     may_resend = inquiry.body is not None
     connection = target.pool.take() if may_resend else None
@@ -56,11 +60,12 @@ async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Stream
                 return stream.failure
         exchange = _send(stream, inquiry, target, connection)
         if inquiry.body is None:
-            await _upload(stream, inquiry, exchange, streams)
+            await _upload(stream, inquiry, exchange, target, streams)
         await stream.settled
         if stream.failure is None or not stream.may_resend or not may_resend:
             return stream.failure
-        stream.begin(target.upstream)
+        if not stream.begin(target.upstream):
+            return None
         connection = None
 
 
@@ -73,7 +78,7 @@ def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connecti
         raise
     method = stream.asked.method.encode()
     exchange = connection.send(stream, method=method, head=head, body=body, chunked_body=chunked)
-    stream.sent(exchange)
+    stream.sent(exchange, is_whole=body is not None)
     return exchange
 
 
@@ -98,21 +103,23 @@ async def _dial(stream: Stream, target: Target, streams: Streams) -> Connection 
     return connection
 
 
-async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, streams: Streams) -> None:
+async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: Target, streams: Streams) -> None:
     """Pass the body on beside the answer; returns when it is through or no longer matters."""
     limit = stream.route.limits.max_body_bytes
     if inquiry.request.headers.get("Expect", "").lower() == "100-continue":
         inquiry.connection.say_continue()
-    task = streams.spawn(stream_body(inquiry.request, exchange, limit), "upload")
+    task = streams.spawn(stream_body(inquiry.request, exchange, limit, target.upstream.timeouts.idle_s), "upload")
     settled = cast("asyncio.Future[None]", stream.settled)
     await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         task.cancel()
         return
     error = task.exception() if not task.cancelled() else None
-    if isinstance(error, Failure):
+    if error is None:
+        stream.body_sent()
+    elif isinstance(error, Failure):
         stream.fail(error)
-    elif error is not None and not isinstance(error, OSError):
+    elif not isinstance(error, OSError):
         stream.fail(Failure("internal", "the sidecar failed on this request's body"))
         raise error
 

@@ -32,7 +32,7 @@ class _Message:
     Apart from `ResponseReader` so that parser and reader form no cycle: neither is referred to from here.
     """
 
-    __slots__ = ("has_head", "headers", "is_complete", "is_over", "on_body", "pieces", "reason")
+    __slots__ = ("has_head", "headers", "is_between_chunks", "is_complete", "is_over", "on_body", "pieces", "reason")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -46,6 +46,7 @@ class _Message:
         self.has_head = False
         self.is_complete = False
         self.is_over = False
+        self.is_between_chunks = False
         self.pieces.clear()
 
     def on_message_begin(self) -> None:
@@ -63,7 +64,14 @@ class _Message:
     def on_headers_complete(self) -> None:
         self.has_head = True
 
+    def on_chunk_header(self) -> None:
+        self.is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self.is_between_chunks = True
+
     def on_message_complete(self) -> None:
+        self.is_between_chunks = False
         self.is_complete = True
         self.is_over = True
 
@@ -86,6 +94,7 @@ class ResponseReader:
         "_silent_bytes",
         "_tail",
         "failure",
+        "is_between_chunks",
         "is_eof_delimited",
         "is_kept_alive",
         "message",
@@ -115,6 +124,8 @@ class ResponseReader:
         self._tail = b""
         self.rest = b""
         self.failure: Failure | None = None
+        self.is_between_chunks = False
+        """The next byte is the first of a chunk's size: a read that is one whole chunk need not be parsed."""
         self.is_eof_delimited = False
         self.is_kept_alive = False
 
@@ -221,6 +232,8 @@ class ResponseReader:
             self._parse(data)
         except httptools.HttpParserError as error:
             self._stop(error)
+        # A size line's end would have begun a chunk, so nothing of one can lie behind a chunk's own last CR LF.
+        self.is_between_chunks = self.message.is_between_chunks and data.endswith(b"\r\n")
         pieces = self.message.pieces
         if len(pieces) == 1:
             self._silent_bytes = 0

@@ -1,0 +1,160 @@
+"""Tables, in Markdown, for the terminal and for RESULTS.md alike.
+
+Owns how results are written down. Must not know how they were measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.budget import BUDGET
+from benchmarks.cancel import PHASES, WAYS, render_cell
+from benchmarks.loads import LOADS
+from benchmarks.machine import describe
+from benchmarks.proxies import OURS, PROXIES, version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from benchmarks.budget import Line, Results
+    from benchmarks.rounds import Rounds
+
+_ABSENT: Final = "–"
+_WAY_NAMES: Final = {"fin": "FIN", "rst": "RST", "half": "half-close"}
+
+LOAD_COLUMNS: Final = (
+    ("CPU µs/token", "cpu_us_per_token", 1.0),
+    ("tokens/s", "tokens_per_s", 1.0),
+    ("streams/s", "streams_per_s", 1.0),
+    ("token p50 µs", "token_p50_us", 1.0),
+    ("p99 µs", "token_p99_us", 1.0),
+    ("p999 µs", "token_p999_us", 1.0),
+    ("TTFT added p50 ms", "added_p50_us", 1e-3),
+    ("p99 ms", "added_p99_us", 1e-3),
+    ("RSS kB/stream", "rss_kb_per_stream", 1.0),
+)
+"""Heading, field of `Sample`, and what its unit is multiplied by."""
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column left, the others right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands grouped, no exponent."""
+    if value is None:
+        return _ABSENT
+    if value == float("inf"):
+        return "never"
+    size = abs(value)
+    if size < 1e-9:
+        return "0"
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{decimals}f}"
+
+
+def load_table(rounds: Rounds, missing: Mapping[str, str]) -> str:
+    """Medians over the rounds, a proxy a line; a failed run, and a proxy that is ``missing``, say why."""
+    rows = []
+    for name in rounds.samples:
+        medians = [(rounds.median(name, field), scale) for _, field, scale in LOAD_COLUMNS]
+        cells = [number(None if median is None else median * scale) for median, scale in medians]
+        if PROXIES[name].program is None:
+            cells[0] = cells[-1] = _ABSENT
+        rows.append([name, PROXIES[name].does, *cells, _notes(rounds, name)])
+    for name, why in missing.items():
+        rows.append([name, PROXIES[name].does, *[_ABSENT] * len(LOAD_COLUMNS), _cell(why)])
+    return table(["proxy", "does", *(heading for heading, _, _ in LOAD_COLUMNS), "notes"], rows)
+
+
+def _notes(rounds: Rounds, name: str) -> str:
+    notes = [f"{rounds.failed(name)} requests failed"] if rounds.failed(name) else []
+    if lost := rounds.samples[name].count(None):
+        notes.append(f"{lost} runs failed: {rounds.reasons.get(name, '')}")
+    return _cell("; ".join(notes))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+def ratio_table(rounds: Rounds, figure: str) -> str:
+    """Ours over theirs: the median of the pairs and their range."""
+    theirs = [name for name in rounds.samples if name not in OURS and PROXIES[name].program is not None]
+    rows = []
+    for ours in (name for name in OURS if name in rounds.samples):
+        cells = []
+        for other in theirs:
+            ratios = rounds.ratios(ours, other, figure)
+            middle = number(rounds.median_ratio(ours, other, figure))
+            cells.append(f"{middle} ({number(min(ratios))}–{number(max(ratios))})" if ratios else _ABSENT)
+        rows.append([ours, *cells])
+    return table(["", *(f"÷ {name}" for name in theirs)], rows)
+
+
+def departure_table(results: Results) -> str:
+    """Median / worst in milliseconds: a phase and way a line, a subject a column."""
+    subjects = [name for name, row in results.departures.items() if row]
+    rows = [
+        [f"{phase}, {_WAY_NAMES[way]}", *(render_cell(results.departures[name][phase, way]) for name in subjects)]
+        for phase in PHASES
+        for way in WAYS
+    ]
+    return table(["phase, way of leaving", *subjects], rows)
+
+
+def budget_table(results: Results) -> str:
+    """The budget with what was measured for both formats."""
+    rows = []
+    for line in BUDGET:
+        measured = [(line.measure(results, ours), line) for ours in OURS]
+        cells = [part for value, each in measured for part in (_with_unit(value, each), each.verdict(value))]
+        sign = "≥" if line.more_is_better else "≤"
+        rows.append([line.figure, *(f"{sign} {_with_unit(limit, line)}" for limit in (line.goal, line.floor)), *cells])
+    return table(["figure", "goal", "floor", *(part for ours in OURS for part in (ours, "verdict"))], rows)
+
+
+def _with_unit(value: float | None, line: Line) -> str:
+    return _ABSENT if value is None else f"{number(value)} {line.unit}"
+
+
+def line_table(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The in-process line: microseconds per token by dialect and format."""
+    formats = list(next(iter(measured.values())))
+    rows = [[dialect, *(f"{by_format[name]:.2f}" for name in formats)] for dialect, by_format in measured.items()]
+    return table(["dialect, µs per token", *formats], rows)
+
+
+def report(results: Results, proxies: Sequence[str], rounds: int, *, is_quick: bool) -> str:
+    """All of RESULTS.md."""
+    parts = ["# Results\n\nWritten by `make bench`; docs/benchmarks.md says how to read it.\n"]
+    if is_quick:
+        parts.append("**A quick run: it shows that everything works, and its figures mean nothing.**\n")
+    facts = [*describe(), ("rounds", str(rounds)), *((name, version(PROXIES[name])) for name in proxies if _runs(name))]
+    parts.append(table(["what", "value"], [[what, _cell(value)] for what, value in facts]))
+    if reasons := {**results.missing, **results.reasons}:
+        parts.append("Not measured:\n\n" + "".join(f"* {name}: {_cell(why)}\n" for name, why in reasons.items()))
+    parts.append("## Budget\n\n" + budget_table(results))
+    for load in LOADS:
+        if load.name in results.loads:
+            taken = results.loads[load.name]
+            figure, words = ("streams_per_s", "streams/s") if load.name == "short" else _CPU
+            parts.append(f"## {load.title}\n\n{load_table(taken, results.missing)}")
+            parts.append(f"Pairs of one round, {words}, median (range):\n\n{ratio_table(taken, figure)}")
+    for name, title in (("long", "One stream of 100,000 tokens"), ("parts", "100 streams of 1,000 tokens")):
+        if name in results.flatness:
+            parts.append(f"## {title}\n\n" + load_table(results.flatness[name], {}))
+    if any(results.departures.values()):
+        parts.append("## From the client's close to the upstream's closing, median / worst, ms\n\n" + _DEPARTURES)
+        parts.append(departure_table(results))
+    return "\n".join(parts)
+
+
+_CPU: Final = ("cpu_us_per_token", "CPU/token")
+_DEPARTURES: Final = 'All streams of a phase are open at once. "direct" has no proxy: it is what the measuring adds.\n'
+
+
+def _runs(name: str) -> bool:
+    return PROXIES[name].program is not None

@@ -1,0 +1,258 @@
+"""The parts of the benchmarks that need no machine: pairs, tables, verdicts, configuration files."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.__main__ import main
+from benchmarks.budget import BUDGET, Line, Results
+from benchmarks.cancel import PHASES, WAYS, Cell, Row, render_cell, slowest
+from benchmarks.departures import Departure
+from benchmarks.line import DIALECTS, FORMATS, measure_line
+from benchmarks.loads import LOADS, LONG, PACED, Sample, quick
+from benchmarks.machine import BenchmarkError, build_native
+from benchmarks.proxies import (
+    PROXIES,
+    Certificate,
+    Ports,
+    envoy_config,
+    litellm_config,
+    nginx_config,
+    sidecar_launch,
+    sidecar_settings,
+)
+from benchmarks.report import budget_table, departure_table, load_table, number, ratio_table, report, table
+from benchmarks.rounds import Rounds, take_turns
+from sidecar.configuration import load_file
+
+PORTS = Ports(listen=1001, upstream=1002, spare=1003)
+SAMPLE = Sample(
+    cpu_us_per_token=50.0,
+    tokens_per_s=8000.0,
+    streams_per_s=80.0,
+    token_p50_us=100.0,
+    token_p99_us=2000.0,
+    token_p999_us=9000.0,
+    added_p50_us=400.0,
+    added_p99_us=3000.0,
+    rss_kb_per_stream=12.0,
+    failed=0,
+)
+
+
+def costing(*cpu_us: float | None) -> list[Sample | None]:
+    return [None if value is None else replace(SAMPLE, cpu_us_per_token=value) for value in cpu_us]
+
+
+def test_ratios_are_made_within_rounds_and_skip_rounds_one_side_missed() -> None:
+    rounds = Rounds({"native": costing(10, 40, None, 30), "envoy": costing(20, 20, 20, None)})
+    assert rounds.ratios("native", "envoy", "cpu_us_per_token") == [0.5, 2.0]
+    assert rounds.median_ratio("native", "envoy", "cpu_us_per_token") == 1.25
+    assert rounds.ratio_of_medians("native", "envoy", "cpu_us_per_token") == 1.5
+    assert rounds.median_ratio("native", "nginx", "cpu_us_per_token") is None
+
+
+def test_turns_alternate_and_a_failure_costs_its_own_place_only() -> None:
+    asked: list[str] = []
+    told: list[str] = []
+
+    def measure(name: str) -> Sample:
+        asked.append(name)
+        if len(asked) == 2:
+            raise BenchmarkError("it would not start")
+        return SAMPLE
+
+    rounds = take_turns(["a", "b", "c"], 2, measure, told.append)
+    assert asked == ["a", "b", "c", "c", "b", "a"]
+    assert rounds.samples == {"a": [SAMPLE, SAMPLE], "b": [None, SAMPLE], "c": [SAMPLE, SAMPLE]}
+    assert rounds.reasons == {"b": "it would not start"}
+    assert told[1] == "round 1, b: it would not start"
+
+
+def test_a_sample_is_what_the_load_told_over_its_tokens() -> None:
+    told = {
+        "seconds": 10.0,
+        "streams": 800,
+        "failed": 1,
+        "tokens": 80_000,
+        "first_token_us": {"p50": 50_400.0, "p99": 53_000.0},
+        "token_us": {"p50": 100.0, "p99": 2000.0, "p999": 9000.0},
+    }
+    sample = Sample.of(PACED, told, cpu_s=4.0, grown_bytes=2_400_000)
+    assert sample == replace(SAMPLE, failed=1)
+    with pytest.raises(BenchmarkError, match="not one token"):
+        Sample.of(PACED, {**told, "tokens": 0}, 0.0, 0)
+
+
+def test_first_requests_are_spread_over_a_stream_but_at_most_half_the_time() -> None:
+    assert PACED.stagger_ms == 2050
+    assert {load.name: load.stagger_ms for load in (*LOADS, LONG)}["idle"] == 10_000
+    assert LONG.stagger_ms == 0
+
+
+def test_a_quick_load_is_smaller_and_otherwise_the_same() -> None:
+    for load in (*LOADS, LONG):
+        small = quick(load)
+        assert (small.name, small.interval_us, small.title) == (load.name, load.interval_us, load.title)
+        assert small.tokens * small.connections * small.seconds < load.tokens * load.connections * load.seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("inf"), "never"),
+        (0, "0"),
+        (0.05556, "0.056"),
+        (1.234, "1.23"),
+        (-12.34, "-12.3"),
+        (8250.4, "8,250"),
+    ],
+)
+def test_numbers_are_short(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_tables_are_markdown() -> None:
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |\n"
+
+
+def test_the_load_table_says_what_failed_and_what_is_missing() -> None:
+    failing = replace(SAMPLE, failed=3)
+    rounds = Rounds(
+        {"native": [SAMPLE, failing], "nginx": [None, None], "direct": [SAMPLE]}, {"nginx": "ended | at start"}
+    )
+    native, nginx, direct, envoy = load_table(rounds, {"envoy": "envoy is not installed"}).splitlines()[2:]
+    assert "| 50.0 | 8,000 | 80.0 | 100 | 2,000 | 9,000 | 0.400 | 3.00 | 12.0 | 3 requests failed |" in native
+    assert nginx.endswith("| – | 2 runs failed: ended / at start |")
+    assert "| no proxy | – | 8,000 |" in direct
+    assert envoy.endswith("| – | envoy is not installed |")
+
+
+def test_the_ratio_table_shows_median_and_range() -> None:
+    rounds = Rounds(
+        {"native": costing(10, 40), "envoy": costing(20, 20), "nginx": costing(None, None), "direct": costing(0, 0)}
+    )
+    assert ratio_table(rounds, "cpu_us_per_token").splitlines() == [
+        "|  | ÷ envoy | ÷ nginx |",
+        "| --- | ---: | ---: |",
+        "| native | 1.25 (0.500–2.00) | – |",
+    ]
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(None, "not measured"), (1.0, "goal"), (1.2, "floor"), (1.3, "missed")])
+def test_verdicts_where_less_is_better(value: float | None, verdict: str) -> None:
+    assert Line("x", "×", 1.0, 1.2, lambda *_: None).verdict(value) == verdict
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.6, "goal"), (0.4, "floor"), (0.3, "missed")])
+def test_verdicts_where_more_is_better(value: float, verdict: str) -> None:
+    assert Line("x", "×", 0.6, 0.4, lambda *_: None, more_is_better=True).verdict(value) == verdict
+
+
+def departed(phase_ms: float, *, noticed: int = 2, left: int = 2) -> Row:
+    cell = Cell(phase_ms if noticed else None, 2 * phase_ms if noticed else None, noticed, left)
+    return {(phase, way): cell for phase in PHASES for way in WAYS}
+
+
+def test_every_budget_line_finds_its_figure() -> None:
+    everyone = {name: costing(50.0) for name in PROXIES}
+    loads = {load.name: Rounds(everyone) for load in LOADS}
+    flatness = {"long": Rounds({"native": costing(51.0)}), "parts": Rounds({"native": costing(50.0)})}
+    results = Results(loads, flatness, {"native": departed(0.5), "native, TLS": departed(0.8), "nginx": departed(9.0)})
+    measured = [line.measure(results, "native") for line in BUDGET]
+    assert measured == [1.0, 1.0, 1.0, 1.0, 0.4, 1.0, 12.0, 1.0, 0.8, 1.6, 1.02]
+    assert [line.measure(Results(), "native") for line in BUDGET] == [None] * len(BUDGET)
+    assert "| ≤ 10.0 kB | ≤ 18.0 kB | 12.0 kB | floor | 12.0 kB | floor |" in budget_table(results)
+
+
+def test_departures_tell_median_worst_and_what_was_never_noticed() -> None:
+    def departure(left_at: float, noticed_at: float) -> Departure:
+        made = Departure("prefill")
+        made.left_at, made.noticed_at = left_at, noticed_at
+        return made
+
+    cell = Cell.of([departure(1.0, 1.001), departure(1.0, 1.003), departure(1.0, 0.0), departure(0.0, 1.0)])
+    assert render_cell(cell) == "2.00 / 3.0, 1 of 3 never"
+    assert render_cell(Cell.of([departure(1.0, 0.0)])) == "never"
+    assert render_cell(Cell.of([departure(0.0, 0.0)])) == "phase not reached"
+
+
+def test_a_departure_never_noticed_is_infinitely_late() -> None:
+    assert slowest([departed(0.5), departed(0.7)]) == (0.7, 1.4)
+    assert slowest([departed(0.5, noticed=1)]) == (0.5, float("inf"))
+    assert slowest([departed(0.5, noticed=0)]) == (float("inf"), float("inf"))
+    assert slowest([]) is None
+
+
+def test_the_departure_table_has_a_line_for_every_phase_and_way() -> None:
+    text = departure_table(Results(departures={"native": departed(0.5), "nginx": {}}))
+    assert text.startswith("| phase, way of leaving | native |\n")
+    assert text.count("0.50 / 1.0") == len(PHASES) * len(WAYS)
+    assert "| stalled, half-close |" in text
+
+
+def test_the_report_marks_a_quick_run_and_says_what_is_missing() -> None:
+    results = Results({"paced": Rounds({"direct": [SAMPLE]})}, missing={"litellm": "litellm is not installed"})
+    text = report(results, ["direct"], 1, is_quick=True)
+    assert "its figures mean nothing" in text
+    assert "* litellm: litellm is not installed" in text
+    assert "## 200 streams at 50 tokens/s" in text
+    assert "3,000 streams at 1 token/s\n" not in text
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_sidecars_configuration_is_one_it_accepts(tmp_path: Path, tls: bool) -> None:
+    made = Certificate(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    for file in (made.certificate, made.key):
+        file.touch()
+    launch = sidecar_launch(PORTS, tmp_path, made if tls else None)
+    loaded = load_file(launch.command[-1], environ={})
+    assert loaded.settings is not None, loaded.render_problems()
+    assert loaded.settings.listen.port == PORTS.listen
+    assert loaded.settings.upstreams["llm"].address.port == PORTS.upstream
+    assert bool(loaded.settings.tls.certificate) is tls
+    assert loaded.settings.upstreams["llm"].scheme == ("https" if tls else "http")
+
+
+def test_the_others_configurations_name_both_ports(tmp_path: Path) -> None:
+    nginx = nginx_config(PORTS, tmp_path)
+    assert "listen 127.0.0.1:1001 " in nginx
+    assert "server 127.0.0.1:1002;" in nginx
+    assert nginx.count("{") == nginx.count("}")
+    for config in (envoy_config(PORTS), litellm_config(PORTS), sidecar_settings(PORTS, None)):
+        assert "1002" in yaml.safe_dump(config)
+
+
+def test_wrong_parts_and_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--only", "nonsense"], ["--rounds", "0"], ["--proxies", "squid"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    assert "squid: not one of native, envoy" in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("benchmarks.__main__.raise_open_files", lambda: 0)
+    assert main(["--only", "paced"]) == 2
+    assert "no C compiler" in capsys.readouterr().err
+
+
+@pytest.mark.optional_platform
+def test_the_native_programs_compile(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    build_native(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load"}
+
+
+def test_the_line_measures_every_dialect_and_format() -> None:
+    measured = measure_line(tokens=20)
+    assert {dialect: tuple(formats) for dialect, formats in measured.items()} == dict.fromkeys(DIALECTS, FORMATS)
+    assert all(value > 0 for formats in measured.values() for value in formats.values())
