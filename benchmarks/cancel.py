@@ -20,7 +20,7 @@ import uvloop
 from benchmarks.departures import Client, Departure, Phase, Upstream, Way
 from benchmarks.machine import BenchmarkError, load_core, proxy_core
 from benchmarks.processes import free_port, running, wait_until_it_answers
-from benchmarks.proxies import OURS, Ports, sidecar_launch
+from benchmarks.proxies import BEARER, OURS, Ports, sidecar_launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,6 @@ STREAMS: Final = 200
 _BETWEEN_DEPARTURES_S: Final = 0.007
 _REACH_PHASE_S: Final = 15.0
 _SETTLE_S: Final = 0.3
-_BLOCKED_FOR_S: Final = 1.0
 _NEVER_AFTER_S: Final = 5.0
 
 
@@ -120,7 +119,9 @@ async def _measure(subject: Subject, streams: int, folder: Path, told: Callable[
         log = folder / f"cancel-{subject.name.split(',')[0]}.log"
         launch = subject.launch(ports, folder)
         with running(proxy_core(), launch.command, log, launch.environ) as child:
-            await asyncio.to_thread(wait_until_it_answers, child, ports.listen, log, tls=subject.tls is not None)
+            await asyncio.to_thread(
+                wait_until_it_answers, child, ports.listen, log, BEARER, tls=subject.tls is not None
+            )
             return await _all_phases(subject, upstream, ports.listen, streams, told)
 
 
@@ -151,7 +152,8 @@ async def _leave_all(
                         await client.ask(port, number, subject.headers)
                 for departure in departures:
                     await (departure.blocked if phase == "stalled" else departure.arrived).wait()
-        await asyncio.sleep(_BLOCKED_FOR_S if phase == "stalled" else _SETTLE_S)
+                await upstream.wait_until_stalled()
+        await asyncio.sleep(_SETTLE_S)
         await _depart(departures, clients, way)
     finally:
         for client in clients:

@@ -21,6 +21,7 @@ Way = Literal["fin", "rst", "half"]
 _TOKEN_INTERVAL_S: Final = 0.1
 """Wide, so that a proxy which notices a departure only at the next token is seen to."""
 
+_STALLED_FOR_S: Final = 1.0
 _STALLED_CLIENT_BUFFER_BYTES: Final = 4096
 _UPSTREAM_BUFFER_BYTES: Final = 64 * 1024
 _TAG: Final = re.compile(rb"departure-(\d+)\.")
@@ -69,6 +70,8 @@ class Upstream:
         self._server: asyncio.Server | None = None
         self.departures: dict[int, Departure] = {}
         self.port = 0
+        self.filled_at = 0.0
+        """When a stalled stream last took anything, by the loop's clock."""
 
     async def __aenter__(self) -> Upstream:
         loop = asyncio.get_running_loop()
@@ -81,6 +84,12 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
+
+    async def wait_until_stalled(self) -> None:
+        """Return when every buffer on the way is full: nothing has been taken for a while."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < self.filled_at + _STALLED_FOR_S:
+            await asyncio.sleep(_STALLED_FOR_S / 10)
 
 
 class _UpstreamConnection(asyncio.Protocol):
@@ -129,6 +138,7 @@ class _UpstreamConnection(asyncio.Protocol):
 
     def _fill(self) -> None:
         if not self._is_gone and not self._is_full:
+            self._upstream.filled_at = self._loop.time()
             self._transport.write(_LARGE_TOKENS)
             self._loop.call_soon(self._fill)
 

@@ -122,7 +122,7 @@ async def _microseconds_per_token(spoken: Spoken, format_name: str, tokens: int)
     client = _Transport()
     asked = Asked("0" * 26, "POST", spoken.path, (1, 1), True, format_name, True, "bench", 1)
     stream = Streams(time.monotonic, loop).open(
-        asked, Route("all", ("llm",)), HttpSubscriber(client, is_ready=True), time.monotonic()
+        asked, Route("all", ("llm",)), HttpSubscriber(client, lambda later: later(), is_ready=True), time.monotonic()
     )
     stream.begin(Upstream("llm", "http", Address("127.0.0.1", 1), "127.0.0.1:1"))
     connection = Connection(loop, _Owner(), 64 * KIB)

@@ -22,7 +22,7 @@ from benchmarks.processes import (
     tail,
     wait_until_it_answers,
 )
-from benchmarks.proxies import Ports
+from benchmarks.proxies import BEARER, Ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,7 +115,7 @@ def measure(proxy: Proxy, load: Load, programs: Path, folder: Path) -> Sample:
         launch = proxy.launch(proxy.find() or proxy.program, ports, folder)
         log = folder / f"{proxy.name}.log"
         with running(proxy_core(), launch.command, log, launch.environ) as child:
-            wait_until_it_answers(child, ports.listen, log)
+            wait_until_it_answers(child, ports.listen, log, BEARER)
             return _loaded(load, child.pid, ports.listen, proxy.headers, programs)
 
 
@@ -156,7 +156,8 @@ def _run(
     late_in_it: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run the load program to its end and give what it told; ``late_in_it`` is called when most of the time is over."""
-    options = (port, load.connections, load.seconds, load.stagger_ms, load.streams, *headers)
+    authorization = f"Authorization: Bearer {BEARER}"
+    options = (port, load.connections, load.seconds, load.stagger_ms, load.streams, authorization, *headers)
     command = [str(programs / "load"), *map(str, options)]
     with pinned(load_core()):
         program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -82,26 +82,31 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def wait_until_it_answers(child: subprocess.Popen[bytes], port: int, log: Path, *, tls: bool = False) -> None:
-    """Return once GET /v1/models is answered 200 through the port. Raises BenchmarkError where that never happens."""
+def wait_until_it_answers(
+    child: subprocess.Popen[bytes], port: int, log: Path, bearer: str, *, tls: bool = False
+) -> None:
+    """Return once GET /v1/models is answered 200 through the port, or with ``tls`` once the port is open.
+
+    Raises BenchmarkError where that never happens.
+    """
     end = time.monotonic() + _START_S
     while time.monotonic() < end:
         if child.poll() is not None:
             raise BenchmarkError(f"ended at start with {child.returncode}: {tail(log)}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            if _answers(port, tls=tls):
+            if _answers(port, bearer, tls=tls):
                 return
         time.sleep(0.1)
     raise BenchmarkError(f"did not answer within {_START_S:.0f} s: {tail(log)}")
 
 
-def _answers(port: int, *, tls: bool) -> bool:
+def _answers(port: int, bearer: str, *, tls: bool) -> bool:
     if tls:
         socket.create_connection(("127.0.0.1", port), 1).close()
         return True
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/v1/models", headers={"Authorization": "Bearer sk-bench"})
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {bearer}"})
         return connection.getresponse().status == 200
     finally:
         connection.close()

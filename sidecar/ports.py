@@ -221,8 +221,8 @@ class ClientSide(Subscriber, Protocol):
     def start(self, head: bytes, *, is_chunked: bool) -> None:
         """Send the answer's head; every later write is body."""
 
-    def finish(self) -> None:
-        """The body is whole: say so."""
+    def finish(self, last: bytes) -> None:
+        """``last`` makes the body whole: send it and say so."""
 
     def abort(self) -> None:
         """Drop the connection now."""

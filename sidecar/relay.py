@@ -45,8 +45,8 @@ class BodyRelay(Protocol):
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The body is over, cleanly or by ``failure``: relay what is left and say how the stream ended."""
 
-    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> None:
-        """Append the client's last bytes for this ending."""
+    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
+        """The client's last bytes for this ending, still to be sent."""
 
 
 class Relay:
@@ -235,10 +235,9 @@ class Relay:
             failure = Failure("upstream_truncated", "the upstream's stream ended before its end mark")
         return failure.outcome, failure
 
-    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> None:
+    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """The format's last words."""
-        if last := self._format.close(self._session.ended(outcome, failure, now)):
-            self._log.append(last)
+        return self._format.close(self._session.ended(outcome, failure, now))
 
 
 class CompressedRelay(Relay):
@@ -286,10 +285,9 @@ class CompressedRelay(Relay):
         self._session.advance(self._dialect.finish(), now)
         return self._judge(failure)
 
-    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> None:
+    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """A compressed body takes no plain last words."""
-        if not self._passes_raw:
-            super().close(outcome, failure, now)
+        return b"" if self._passes_raw else super().close(outcome, failure, now)
 
 
 class PlainRelay:
@@ -317,8 +315,9 @@ class PlainRelay:
             failure = Failure("upstream_status", "the upstream rejected the request", upstream_status=self._status)
         return (Outcome.COMPLETED, None) if failure is None else (failure.outcome, failure)
 
-    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> None:
+    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """A plain body has no last words: an unfinished one ends without its last chunk."""
+        return b""
 
 
 class Collector:
@@ -349,5 +348,6 @@ class Collector:
         rejected = rejection(self._status, b"".join(self._parts))
         return rejected.outcome, rejected
 
-    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> None:
+    def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """Nothing was sent, so nothing is closed: the door answers with the failure's status."""
+        return b""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class UpstreamState(Enum):
     """How far the upstream is: a request on its way, accepted and silent, producing, or over."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
+
     CONNECTING = "connecting"
     WAITING = "waiting"
     STREAMING = "streaming"
@@ -32,6 +34,8 @@ class UpstreamState(Enum):
 class ClientState(Enum):
     """Whether somebody reads: attached, away (may come back where the route lets it), or gone for good."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
+
     ATTACHED = "attached"
     AWAY = "away"
     GONE = "gone"
@@ -39,6 +43,8 @@ class ClientState(Enum):
 
 class Signal(Enum):
     """What can happen to a stream."""
+
+    __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
 
     REQUEST_SENT = "request_sent"
     CONTENT = "content"

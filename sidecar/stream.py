@@ -6,9 +6,11 @@ told the time by the clock it is given and reaches both sides through ports.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from sidecar.answer import Answer, BodyMode, choose
+from sidecar.client_watch import ClientWatch
+from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
 from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
@@ -18,28 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.answer import Asked
+    from sidecar.held_body import HeldBody
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
     from sidecar.relay import BodyRelay
     from sidecar.session import Session
     from sidecar.settings import Route, Upstream
     from sidecar.streams import Streams
 
-_NEVER: Final = float("inf")
-_AFTER_TERMINATOR_S: Final = 1.0
 _STALL_LOOK_S: Final = 1.0
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
-class HeldBody:
-    """A request's body, kept until an answer has begun: another connection or upstream may need it.
+class UpstreamTimes(TypedDict):
+    """What deadlines are judged by."""
 
-    The one reference to it, so that letting go here frees it, however long the stream goes on.
-    """
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes = b"") -> None:
-        self.data = data
+    last_bytes_at: float
+    has_content: bool
+    is_paused: bool
 
 
 class Stream:
@@ -55,21 +52,17 @@ class Stream:
         "_body",
         "_client",
         "_clock",
+        "_deadlines",
         "_dialing",
         "_exchange",
-        "_first_token_at",
         "_is_whole",
         "_last_bytes_at",
         "_log",
         "_paused",
-        "_progress_at",
-        "_quiet_at",
-        "_quiet_end",
         "_relay",
         "_streams",
-        "_terminated_at",
-        "_undelivered",
         "_verdict",
+        "_watch",
         "asked",
         "check_at",
         "failure",
@@ -98,7 +91,7 @@ class Stream:
         self.failure: Failure | None = None
         self.may_resend = False
         self.keep_alive = False
-        self.check_at = _NEVER
+        self.check_at = NEVER
         self._body: HeldBody | None = None
         self._streams = streams
         self._clock = clock
@@ -111,10 +104,9 @@ class Stream:
         self._verdict: tuple[Outcome, Failure | None] | None = None
         self._is_whole = True
         self._paused = False
-        self._first_token_at = self._last_bytes_at = self._terminated_at = _NEVER
-        self._undelivered = self._progress_at = _NEVER
-        self._quiet_at = session.received_at
-        self._quiet_end = 0
+        self._last_bytes_at = NEVER
+        self._deadlines: Deadlines
+        self._watch = ClientWatch(session.received_at)
 
     # What people are shown.
 
@@ -157,9 +149,11 @@ class Stream:
         if self.session.upstream is UpstreamState.FAILED:
             self.session.move(Signal.NEXT_UPSTREAM)
         self.upstream = upstream
+        self._deadlines = Deadlines(upstream.timeouts, self.session.received_at)
         self.failure = None
         self.may_resend = False
-        self.settled = self._streams.future()
+        if self.settled.done():
+            self.settled = self._streams.future()
         return True
 
     def sent(self, exchange: Exchange, *, is_whole: bool = True) -> None:
@@ -172,11 +166,10 @@ class Stream:
 
     def body_sent(self) -> None:
         """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
-        assert self.upstream is not None  # noqa: S101 - begin() came first
         now = self._clock()
         self.session.sent_at = now
         if self._answer is None:
-            self._first_token_at = now + self.upstream.timeouts.first_token_s
+            self._deadlines.request_sent(now)
             self.check_at = now
 
     # From the upstream, inside its data callback.
@@ -193,7 +186,7 @@ class Stream:
         self._answer = answer
         self._relay = answer.relay
         if not answer.is_stream or answer.dialect in OPAQUE:  # no event of an unknown stream counts as content
-            self._first_token_at = _NEVER
+            self._deadlines.head_was_enough()
             self.check_at = 0.0
         if answer.head is None:
             return
@@ -223,23 +216,18 @@ class Stream:
         if self._log.held:
             self._bound_buffer()
         elif session.first_sent_at is None and session.first_content_at is not None:
-            self._first_token_relayed(now)
+            session.first_sent_at = self._clock()
+            self.check_at = 0.0
         if relay.is_terminated:
             self._terminator_relayed(now)
-
-    def _first_token_relayed(self, now: float) -> None:
-        self.session.first_sent_at = self._clock()
-        self._first_token_at = _NEVER
-        self.check_at = min(self.check_at, now + self.upstream.timeouts.idle_s)  # type: ignore[union-attr]
 
     def _terminator_relayed(self, now: float) -> None:
         """Typed clients are done at the terminator; native ones get the body's own end, within a second."""
         if self._exchange is None:
             return
         if self.format == "native":
-            if self._terminated_at == _NEVER:
-                self._terminated_at = now
-                self.check_at = min(self.check_at, now + _AFTER_TERMINATOR_S)
+            self._deadlines.terminated(now)
+            self.check_at = min(self.check_at, now + AFTER_TERMINATOR_S)
             return
         exchange, self._exchange = self._exchange, None
         exchange.drain()
@@ -281,9 +269,12 @@ class Stream:
         assert answer is not None  # noqa: S101 - something was sent
         if self.session.first_sent_at is None and self.session.first_content_at is not None:
             self.session.first_sent_at = now
-        answer.relay.close(outcome, verdict, now)
+        last = answer.relay.close(outcome, verdict, now)
         self._verdict = (outcome, verdict)
-        self._finish_when_flushed()
+        if last and (self._log.held or not self._client.is_ready):
+            self._log.append(last)
+            last = b""
+        self._finish_when_flushed(last)
 
     def _judge(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The relay's verdict; whatever goes wrong in forming it, the stream still has its one ending."""
@@ -299,16 +290,18 @@ class Stream:
             internal.__cause__ = error
             return internal.outcome, internal
 
-    def _finish_when_flushed(self) -> None:
-        """The last byte handed over is what makes an outcome; a client still behind keeps the stream alive."""
+    def _finish_when_flushed(self, last: bytes = b"") -> None:
+        """The ``last`` byte handed over is what makes an outcome; a client still behind keeps the stream alive."""
         if self._log.held:
             self.check_at = self._clock()
             return
         assert self._verdict is not None and self._answer is not None  # noqa: S101, PT018 - only called then
         outcome, failure = self._verdict
         if self.format == "typed" or (outcome in _PASSED_ON_WHOLE and self._is_whole):
-            self._client.finish()
+            self._client.finish(last)
         else:
+            if last:
+                self._client.write(last)
             self.keep_alive = False  # closing without the last chunk is how HTTP says "not whole"
         self._announce(outcome, failure)
 
@@ -339,8 +332,7 @@ class Stream:
     def client_blocked(self) -> None:
         """The client's transport is full: from now its progress is looked at."""
         now = self._clock()
-        self._undelivered = _NEVER
-        self._progress_at = now
+        self._watch.blocked(now)
         self.check_at = min(self.check_at, now + _STALL_LOOK_S)
 
     def client_unread(self, is_unread: bool) -> None:
@@ -378,65 +370,54 @@ class Stream:
         """Apply every deadline that is due and say when to look next."""
         if self.upstream is None or self.session.outcome is not None:
             return
-        timeouts = self.upstream.timeouts
-        total_at = self.session.received_at + timeouts.total_s
-        if now >= total_at:
-            self._out_of_time("total_timeout", f"the stream took longer than {timeouts.total_s:g} s")
+        deadlines = self._deadlines
+        if (late := deadlines.missed_total(now)) is not None:
+            self._out_of_time(late)
             return
-        next_at = min(total_at, self._check_client(now))
-        if self.session.outcome is None and self._verdict is None and self._exchange is not None:
-            next_at = min(next_at, self._check_upstream(now))
-        self.check_at = max(next_at, now)
+        next_at = self._check_client(now)
+        if self._verdict is None and self._exchange is not None:
+            self._check_upstream(now)
+        if self.session.outcome is None:
+            next_at = min(next_at, deadlines.next_at(**self._upstream_times()))
+            self.check_at = max(next_at, now)
 
-    def _check_upstream(self, now: float) -> float:
-        """The upstream's deadlines; returns when the nearest of them is due."""
-        assert self.upstream is not None  # noqa: S101 - check() looked
-        timeouts = self.upstream.timeouts
-        if self._terminated_at != _NEVER:
-            over_at = self._terminated_at + _AFTER_TERMINATOR_S
-            if now >= over_at:
-                self._stop_upstream()
-                self._finish_upstream(None)
-            return over_at
-        has_content = self.session.first_content_at is not None
-        if now >= self._first_token_at and not has_content:
-            self._out_of_time("first_token_timeout", f"no content within {timeouts.first_token_s:g} s")
-            return _NEVER
-        if self._first_token_at != _NEVER and not has_content:
-            return self._first_token_at
-        if self._paused:
-            return _NEVER
-        idle_at = self._last_bytes_at + timeouts.idle_s
-        if now >= idle_at:
-            self._out_of_time("idle_timeout", f"the upstream sent nothing for {timeouts.idle_s:g} s")
-            return _NEVER
-        return idle_at
+    def _upstream_times(self) -> UpstreamTimes:
+        return {
+            "last_bytes_at": self._last_bytes_at if self._exchange is not None else NEVER,
+            "has_content": self.session.first_content_at is not None or self._exchange is None,
+            "is_paused": self._paused,
+        }
+
+    def _check_upstream(self, now: float) -> None:
+        """The deadlines that only a running exchange can miss."""
+        if self._deadlines.is_over(now):
+            self._stop_upstream()
+            self._finish_upstream(None)
+        elif (late := self._deadlines.missed(now, **self._upstream_times())) is not None:
+            self._out_of_time(late)
 
     def _check_client(self, now: float) -> float:
         """The client's stall deadline while it is full, its heartbeat while all is quiet."""
         if not self._client.is_ready:
-            undelivered = self._client.undelivered_bytes()
-            if undelivered < self._undelivered:
-                self._undelivered = undelivered
-                self._progress_at = now
-            elif now >= self._progress_at + self.route.limits.stall_timeout_s:
-                self._evict(f"the client took nothing for {self.route.limits.stall_timeout_s:g} s")
-                return _NEVER
-            return now + min(_STALL_LOOK_S, self.route.limits.stall_timeout_s / 4)
-        if self._answer is None or not self._answer.heartbeat or self._verdict is not None:
-            return _NEVER
-        if self._log.end != self._quiet_end:
-            self._quiet_end, self._quiet_at = self._log.end, self._last_bytes_at
-        if now >= self._quiet_at + self.route.heartbeat_s and not self._log.held:
-            self._quiet_at = now
-            self._client.write(self._answer.heartbeat)
-        return self._quiet_at + self.route.heartbeat_s
+            stall_timeout_s = self.route.limits.stall_timeout_s
+            if self._watch.is_stalled(self._client.undelivered_bytes(), now, stall_timeout_s):
+                self._evict(f"the client took nothing for {stall_timeout_s:g} s")
+                return NEVER
+            return now + min(_STALL_LOOK_S, stall_timeout_s / 4)
+        if self._answer is None or not self._answer.heartbeat or self._verdict is not None or self._log.held:
+            return NEVER
+        due_at = self._watch.quiet_since(self._log.end, self._last_bytes_at) + self.route.heartbeat_s
+        if now < due_at:
+            return due_at
+        self._client.write(self._answer.heartbeat)
+        self._watch.heartbeat_sent(now)
+        return now + self.route.heartbeat_s
 
-    def _out_of_time(self, code: str, message: str) -> None:
+    def _out_of_time(self, late: Failure) -> None:
         if self._verdict is not None:
             self._evict("the stream ran out of time while its client was behind")
         else:
-            self.fail(Failure(code, message))
+            self.fail(late)
 
     # The end.
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+
+    CallSoon = Callable[[Callable[[], None]], object]
 
 WRITE_HIGH_WATER_BYTES: Final = 16 * 1024
 _NOTSENT_LOWAT_BYTES: Final = 16 * 1024
@@ -43,33 +46,50 @@ def prepare_client_socket(transport: asyncio.Transport, stall_timeout_s: float) 
 
 
 class HttpSubscriber:
-    """One HTTP answer being written to one client's transport."""
+    """One HTTP answer being written to one client's transport. ``call_soon`` is the loop's."""
 
-    __slots__ = ("_is_chunked", "_transport", "is_ready")
+    __slots__ = ("_call_soon", "_head", "_is_chunked", "_transport", "is_ready")
 
-    def __init__(self, transport: asyncio.Transport, *, is_ready: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, call_soon: CallSoon, *, is_ready: bool) -> None:
         self._transport = transport
+        self._call_soon = call_soon
         self._is_chunked = False
+        self._head = b""
         self.is_ready = is_ready
 
     def start(self, head: bytes, *, is_chunked: bool) -> None:
-        """Send the answer's head."""
+        """Send the answer's head: with the body that came in the same read, or else at the next turn of the loop.
+
+        A short answer is then one packet and one system call, and a head alone waits for nobody.
+        """
         self._is_chunked = is_chunked
-        self._transport.write(head)
+        self._head = head
+        self._call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body: the last step of the line."""
         if self._is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
         self._transport.write(data)
 
-    def finish(self) -> None:
-        """Send the last chunk, where the body has one."""
+    def finish(self, last: bytes) -> None:
+        """Send the ``last`` bytes of the body, b"" for none, and its last chunk where it has one."""
         if self._is_chunked:
-            self._transport.write(b"0\r\n\r\n")
+            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n"
+        if self._head or last:
+            last, self._head = self._head + last, b""
+            self._transport.write(last)
 
     def abort(self) -> None:
         """Drop the connection in this turn of the loop; what was buffered for it is freed."""
+        self._head = b""
         self._transport.abort()
 
     @property

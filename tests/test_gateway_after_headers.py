@@ -186,11 +186,13 @@ SMALL_FRAMES = {"limits": Limits(max_frame_bytes=4 * KIB)}
 BIG_FRAME = openai_frames("x" * 40 * KIB)[0]
 
 
+@pytest.mark.parametrize("in_one_read", [False, True])
 @on_uvloop
-async def test_oversized_frame_ends_a_typed_stream() -> None:
+async def test_oversized_frame_ends_a_typed_stream(in_one_read: bool) -> None:
     async with talking(ask(headers=TYPED), route=SMALL_FRAMES) as talk:
         talk.peer.send(chunk(FRAMES[0]))
-        await until_read(talk, b"one")
+        if not in_one_read:
+            await until_read(talk, b"one")
         talk.peer.send(chunk(BIG_FRAME))
         reply = await talk.client.reply()
         done_of(reply, "frame_too_large", "failed")

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.errors import Outcome
 from sidecar.settings import Address, Timeouts
-from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, Headers, ask, asked, before, on_uvloop, plain
+from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, Headers, ask, asked, before, on_uvloop, plain, request
 from tests.upstream_support import Peer, Server, serving, turns
 
 FORMATS = ["native", "typed"]
@@ -122,18 +122,45 @@ async def test_shape_follows_the_path(path: str, shape: dict[str, Any]) -> None:
 
 
 @on_uvloop
-async def test_second_upstream_answers_where_the_first_cannot_be_reached() -> None:
+async def test_next_upstream_answers_where_the_first_cannot_be_reached() -> None:
     async with serving() as closed:
         nobody = closed.address
     await turns(3)
     async with speaking(plain(b'{"ok":1}')) as address, before(nobody, address) as app:
         assert (await asked(app, ask(stream=False))).json() == {"ok": 1}
+        assert app.streams.outcomes == {Outcome.COMPLETED: 1}
+
+
+@pytest.mark.parametrize("answer", [b"", GARBAGE, HTML], ids=["nothing", "garbage", "html"])
+@on_uvloop
+async def test_next_upstream_answers_where_the_first_breaks(answer: bytes) -> None:
+    async with speaking(answer) as first, speaking(plain(b'{"ok":1}')) as second, before(first, second) as app:
+        assert (await asked(app, ask())).json() == {"ok": 1}
+        assert app.streams.outcomes == {Outcome.COMPLETED: 1}
 
 
 @on_uvloop
-async def test_second_upstream_is_asked_where_the_first_took_the_request_and_gave_nothing() -> None:
-    async with speaking(b"") as first, speaking(plain(b'{"ok":1}')) as second, before(first, second) as app:
-        assert (await asked(app, ask(stream=False))).json() == {"ok": 1}
+async def test_last_upstreams_failure_is_told() -> None:
+    async with speaking(HTML) as first, speaking(GARBAGE) as second, before(first, second) as app:
+        assert (await asked(app, ask())).json()["error"]["code"] == "upstream_not_http"
+        assert app.streams.outcomes == {Outcome.UPSTREAM_BROKEN: 1}
+
+
+@each_format
+@on_uvloop
+async def test_rejection_is_an_answer_and_asks_nobody_else(format_name: str) -> None:
+    rejected = plain(b'{"error":{"message":"no"}}', "500 Oops")
+    async with speaking(rejected) as first, serving() as second, before(first, second.address) as app:
+        assert (await asked(app, ask(headers=in_format(format_name)))).status == 500
+        assert second.peers == []
+
+
+@on_uvloop
+async def test_streamed_upload_goes_to_one_upstream_only() -> None:
+    upload = request("POST", "/up", b"bytes", [("Content-Type", "application/octet-stream")])
+    async with speaking(b"") as first, serving() as second, before(first, second.address) as app:
+        assert (await asked(app, upload)).json()["code"] == "upstream_reset"
+        assert second.peers == []
 
 
 @asynccontextmanager

@@ -56,7 +56,7 @@ async def test_stream_head(format_name: str) -> None:
         assert (reply.status, reply.reason) == (200, "Fine By Me")
         stream_id = reply.header("X-Stream-Id")
         assert stream_id
-        assert len(stream_id) == 26
+        assert len(stream_id) == 32
         assert reply.header("Content-Type") == "text/event-stream; charset=utf-8"
         theirs = [each for each in reply.headers if each[0] != "Content-Type"]
         assert theirs == [

@@ -63,8 +63,7 @@ class Line:
 
     def finish(self, failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
         outcome, said = self.relay.finish(failure, 2.0)
-        self.relay.close(outcome, said, 2.0)
-        return outcome, said, self.client.body
+        return outcome, said, self.client.body + self.relay.close(outcome, said, 2.0)
 
 
 def code_of(failure: Failure | None) -> str | None:
@@ -237,7 +236,7 @@ def test_a_plain_body_is_judged_by_its_transport(
     relay = PlainRelay(Log(client), status)
     relay.feed(b"bytes", 1.0)
     verdict, said = relay.finish(failure, 1.0)
-    relay.close(verdict, said, 1.0)
+    assert relay.close(verdict, said, 1.0) == b""
     assert (verdict, code_of(said), client.body, relay.pending) == (outcome, code, b"bytes", 0)
 
 

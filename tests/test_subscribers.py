@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,7 @@ class Written:
         self.data = b""
         self.held = 0
         self.is_aborted = False
+        self.turn: list[Callable[[], None]] = []
         self._socket = sock
 
     def write(self, data: bytes) -> None:
@@ -47,7 +48,7 @@ class Written:
 
 
 def subscriber(transport: Written, *, is_ready: bool = True) -> HttpSubscriber:
-    return HttpSubscriber(cast("asyncio.Transport", transport), is_ready=is_ready)
+    return HttpSubscriber(cast("asyncio.Transport", transport), transport.turn.append, is_ready=is_ready)
 
 
 @contextmanager
@@ -72,8 +73,31 @@ def test_a_chunked_body_is_framed_and_ended() -> None:
     one.start(b"HEAD", is_chunked=True)
     one.write(b"x" * 26)
     one.write(b"y")
-    one.finish()
+    one.finish(b"")
     assert transport.data == b"HEAD1a\r\n" + b"x" * 26 + b"\r\n1\r\ny\r\n0\r\n\r\n"
+
+
+def test_the_last_bytes_and_the_last_chunk_go_together() -> None:
+    transport = Written()
+    one = subscriber(transport)
+    one.start(b"HEAD", is_chunked=True)
+    one.finish(b"end")
+    assert transport.data == b"HEAD3\r\nend\r\n0\r\n\r\n"
+
+
+def test_a_head_alone_goes_out_in_the_next_turn_and_only_once() -> None:
+    alone, joined, dropped = Written(), Written(), Written()
+    for transport in (alone, joined, dropped):
+        one = subscriber(transport)
+        one.start(b"HEAD", is_chunked=False)
+        if transport is joined:
+            one.write(b"body")
+        elif transport is dropped:
+            one.abort()
+    assert (alone.data, joined.data, dropped.data) == (b"", b"HEADbody", b"")
+    for transport in (alone, joined, dropped):
+        transport.turn.pop()()
+    assert (alone.data, joined.data, dropped.data) == (b"HEAD", b"HEADbody", b"")
 
 
 def test_another_body_goes_out_bare() -> None:
@@ -81,7 +105,7 @@ def test_another_body_goes_out_bare() -> None:
     one = subscriber(transport)
     one.start(b"HEAD", is_chunked=False)
     one.write(b"abc")
-    one.finish()
+    one.finish(b"")
     assert transport.data == b"HEADabc"
 
 

@@ -219,7 +219,7 @@ static void write_request(int port, int headers, char **header) {
       "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
   int n = sprintf(request,
                   "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-                  "Accept: text/event-stream\r\nAuthorization: Bearer sk-bench\r\n",
+                  "Accept: text/event-stream\r\n",
                   port);
   for (int i = 0; i < headers; i++) n += snprintf(request + n, 1024, "%s\r\n", header[i]);
   n += sprintf(request + n, "Content-Length: %zu\r\n\r\n%s", sizeof body - 1, body);

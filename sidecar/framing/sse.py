@@ -123,7 +123,8 @@ class SseFraming:
         self._held = bytearray()
         if body.startswith(_BOM):
             return [Frame(None, _BOM), *self._scan(body[len(_BOM) :])]
-        return self._scan(body)
+        self.is_settled = True
+        return self.feed(body)
 
     def _scan(self, data: bytes) -> Sequence[Frame]:
         """Any input, line by line. Bytes held from earlier reads have been searched and are not searched again."""

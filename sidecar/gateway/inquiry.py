@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.errors import Failure
+from sidecar.held_body import HeldBody
 from sidecar.routing import BodyPeek
 from sidecar.secrets import SecretUnreadableError
-from sidecar.stream import HeldBody
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
