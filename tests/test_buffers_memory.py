@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -71,17 +72,17 @@ async def sidecar_before(upstream: Address, policy: str, folder: Path) -> AsyncI
         f"routes:\n  - name: all\n    upstreams: [llm]\n"
         f"    limits: {{buffer: {BUFFER // 1024}KiB, on_slow_client: {policy}, stall_timeout: 60s}}\n"
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar", "run", "--config", str(configuration), stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stderr is not None
-        while b"listening on" not in (line := await process.stderr.readline()):
-            assert line, "it ended instead of listening"
-        yield Sidecar(("127.0.0.1", traffic), ("127.0.0.1", admin), process.pid)
-    finally:
-        process.terminate()
-        await process.communicate()
+    # Not the loop's own subprocess: uvloop now and then fails to close a loop that had one.
+    command = [sys.executable, "-m", "sidecar", "run", "--config", str(configuration)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            while b"listening on" not in (line := await asyncio.to_thread(process.stderr.readline)):
+                assert line, "it ended instead of listening"
+            yield Sidecar(("127.0.0.1", traffic), ("127.0.0.1", admin), process.pid)
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.wait, 8)
     assert process.returncode == 0
 
 

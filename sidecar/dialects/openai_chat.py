@@ -3,14 +3,15 @@
 Owns chunks: which of them are plain tokens, what lies beside ``choices``, errors, the terminator. Must not know what a
 delta may hold (`openai_choice`) or how counts are read (`token_usage`).
 
-Two lanes give the same events. The plain lane lets the JSON parser itself prove, by types alone, that a chunk is one
-choice with text and nothing else; whatever it cannot prove goes through the full lane.
+Three lanes give the same events. The plain lane lets the JSON parser itself prove, by types alone, that a chunk is one
+choice with text and nothing else; the lane of marks, that it only begins a choice, ends one or counts; whatever neither
+can prove goes through the full lane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -84,7 +85,53 @@ class _PlainChunk(msgspec.Struct, gc=False):
     sglext: None = None
 
 
+class _MarkDelta(msgspec.Struct, gc=False):
+    """A delta that says nothing: a role at most."""
+
+    role: str | None = None
+    content: Literal[""] | None = None
+    reasoning_content: Literal[""] | None = None
+    reasoning: Literal[""] | None = None
+    reasoning_text: None = None
+    thinking: None = None
+    reasoning_details: None = None
+    refusal: Literal[""] | None = None
+    tool_calls: tuple[()] | None = None
+    function_call: None = None
+    annotations: tuple[()] | None = None
+    audio: None = None
+    images: tuple[()] | None = None
+
+
+class _MarkChoice(msgspec.Struct, gc=False):
+    delta: _MarkDelta
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+    usage: None = None
+    error: None = None
+
+
+class _MarkChunk(msgspec.Struct, gc=False):
+    """A chunk that begins a choice, ends one, or counts tokens, and has no content."""
+
+    choices: Annotated[list[_MarkChoice], msgspec.Meta(max_length=1)]
+    id: str | None = None
+    model: str | None = None
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    usage: dict[str, Any] | None = None
+    error: None = None
+    x_groq: None = None
+    citations: None = None
+    search_results: None = None
+    moderation: None = None
+    prompt_filter_results: None = None
+    prompt_progress: None = None
+    sglext: None = None
+
+
 _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
+_decode_mark = msgspec.json.Decoder(_MarkChunk).decode
 
 _EXTENSION_KEYS = ("prompt_filter_results", "moderation", "sglext", "prompt_progress")
 """Keys of a chunk that are events of their own: a vendor sends a whole chunk for them."""
@@ -115,7 +162,31 @@ class OpenAIChat:
         """The events of one chunk; nothing more once ``[DONE]`` has come."""
         if frame.name is None and frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
             return (event,)
+        if frame.name is None and frame.data and (events := self._decode_marks(frame.data)) is not None:
+            return events
         return self._decode_full(frame)
+
+    def _decode_marks(self, payload: bytes) -> Sequence[Event] | None:
+        """The start, finish mark or usage of a chunk without content; None for any other."""
+        if self.terminated:
+            return ()
+        try:
+            chunk = _decode_mark(payload)
+        except (ValueError, RecursionError):
+            return None
+        if not chunk.choices and not chunk.usage:
+            return None
+        events: list[Event] = []
+        for element in chunk.choices:
+            choice = self._choices.get(element.index)
+            if choice is None:
+                choice = self._choices[element.index] = Choice(element.index)
+            if element.finish_reason and (mark := choice.finish(element.finish_reason)) is not None:
+                events.append(mark)
+        if chunk.usage:
+            events.append(openai_usage(chunk.usage))
+        response_id = chunk.id or ""
+        return self._gate.admit(events, response_id=response_id, model=chunk.model or "", named=bool(response_id))
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """The text, reasoning or arguments of a chunk that is one choice with nothing else."""

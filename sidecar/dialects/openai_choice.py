@@ -63,9 +63,15 @@ class Choice:
         elif any(value for key, value in choice.items() if key not in _BARE_KEYS):
             yield Extension("content_filter" if "content_filter_results" in choice else "choice", choice)
         native = as_text(choice.get("finish_reason"))
-        if native and native != self.finish_native:
-            self.finish_native = native
-            yield Finish(self.index, FINISH_REASONS.get(native, "stop"), native)
+        if native and (mark := self.finish(native)) is not None:
+            yield mark
+
+    def finish(self, native: str) -> Finish | None:
+        """The finish mark of the upstream's word ``native``; None where it has been told already."""
+        if native == self.finish_native:
+            return None
+        self.finish_native = native
+        return Finish(self.index, FINISH_REASONS.get(native, "stop"), native)
 
     def _delta(self, delta: dict[str, Any], logprobs: dict[str, Any]) -> Iterator[Event]:
         thought = next((text for key in _REASONING_KEYS if (text := as_text(delta.get(key)))), "")
