@@ -11,6 +11,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from sidecar.dialects import DIALECTS, detect
 from sidecar.errors import Failure
 from sidecar.formats import NativeFormat, TypedFormat
@@ -33,8 +35,7 @@ _BODYLESS: Final = frozenset({204, 205, 304})
 _CORS: Final = b"access-control-"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for, as far as the answer depends on it. ``model`` is "" where the request names none."""
 
     stream_id: str

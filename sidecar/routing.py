@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -49,6 +49,9 @@ class _Peek(msgspec.Struct, gc=False):
 _peek_decoder: Final = msgspec.json.Decoder(_Peek)
 _object_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder: Final = msgspec.json.Encoder()
+
+_PATHS_KNOWN: Final = 256
+"""How many request paths are remembered: clients use a handful, and none is longer than a request line may be."""
 
 
 class Router:
@@ -150,6 +153,7 @@ def split_target(target: str) -> tuple[str, str]:
     return path, mark + query
 
 
+@lru_cache(_PATHS_KNOWN)
 def safe_path(path: str) -> str:
     """The raw path percent-decoded, for matching; a slash encoded inside a model's name stays "%2F".
 
@@ -218,6 +222,7 @@ def _without_prefix(path: str, prefix: str) -> str:
     return "/" + "/".join(segments[count + 1 :])
 
 
+@lru_cache(_PATHS_KNOWN)
 def model_from_path(path: str) -> str | None:
     """The model that a path or request target names (Gemini, Bedrock, Azure), decoded; None where it names none."""
     found = _PATH_MODEL.search(path.partition("?")[0])

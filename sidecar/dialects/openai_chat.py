@@ -130,6 +130,7 @@ class _MarkChunk(msgspec.Struct, gc=False):
     sglext: None = None
 
 
+_BRACE = ord("{")
 _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 _decode_mark = msgspec.json.Decoder(_MarkChunk).decode
 
@@ -160,10 +161,12 @@ class OpenAIChat:
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one chunk; nothing more once ``[DONE]`` has come."""
-        if frame.name is None and frame.data is not None and (event := self.decode_plain(frame.data)) is not None:
-            return (event,)
-        if frame.name is None and frame.data and (events := self._decode_marks(frame.data)) is not None:
-            return events
+        data = frame.data
+        if frame.name is None and data and data[0] == _BRACE:
+            if (event := self.decode_plain(data)) is not None:
+                return (event,)
+            if (events := self._decode_marks(data)) is not None:
+                return events
         return self._decode_full(frame)
 
     def _decode_marks(self, payload: bytes) -> Sequence[Event] | None:

@@ -6,6 +6,7 @@ and never repeats a byte of one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,7 @@ _ANTHROPIC_TYPES: Final = {
 }
 
 
+@lru_cache(256)
 def family_of(path: str) -> str:
     """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama" or "problem" (RFC 9457)."""
     path = "/" + path.partition("?")[0].strip("/") + "/"

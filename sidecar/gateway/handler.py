@@ -122,7 +122,7 @@ class Gateway:
 
     def _check(self, request: BaseRequest) -> None:
         """What is refused before a byte of the body is read. Raises Failure."""
-        if sum(len(name) + len(value) for name, value in request.raw_headers) > self._settings.max_header_bytes:
+        if sum([len(name) + len(value) for name, value in request.raw_headers]) > self._settings.max_header_bytes:
             raise Failure("headers_too_large", "the request's header block is too large")
         if "websocket" in request.headers.get("Upgrade", "").lower():
             raise Failure("websocket_unsupported", "no route takes WebSocket upgrades")
