@@ -219,7 +219,7 @@ class ClientSide(Subscriber, Protocol):
         """Bytes in the transport's own buffer."""
 
     def start(self, head: bytes, *, is_chunked: bool) -> None:
-        """Send the answer's head; every later write is body."""
+        """Send the answer's head, now or with the body that comes in this turn; every later write is body."""
 
     def finish(self, last: bytes) -> None:
         """``last`` makes the body whole: send it and say so."""

@@ -60,6 +60,7 @@ class Relay:
         "_format",
         "_frame_end",
         "_framing",
+        "_last",
         "_log",
         "_max_frame_bytes",
         "_passes_raw",
@@ -96,6 +97,7 @@ class Relay:
         self._passes_raw = format_.passes_raw
         self._stencil_head, self._stencil_tail = _NO_STENCIL
         self._text_template = b""
+        self._last = b""
         self.is_terminated = False
 
     @property
@@ -181,7 +183,9 @@ class Relay:
             out = self._step(frames[0], now)
         else:
             out = b"".join([self._step(frame, now) for frame in frames])
-        if out:
+        if self.is_terminated and not self._passes_raw:
+            self._last += out  # it leaves with the stream's last words, in one write
+        elif out:
             self._log.append(out)
 
     def _step(self, frame: Frame, now: float) -> bytes:
@@ -205,8 +209,7 @@ class Relay:
         outcome, verdict = self._judge(failure)
         if outcome is Outcome.COMPLETED:
             out.append(self._format.encode(Frame(None, self._framing.take_pending()), _NO_EVENTS))
-        if last := b"".join(out):
-            self._log.append(last)
+        self._last += b"".join(out)
         return outcome, verdict
 
     def _judge(self, failure: Failure | None) -> tuple[Outcome, Failure | None]:
@@ -236,8 +239,8 @@ class Relay:
         return failure.outcome, failure
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
-        """The format's last words."""
-        return self._format.close(self._session.ended(outcome, failure, now))
+        """What `finish` had left to relay, and the format's last words."""
+        return self._last + self._format.close(self._session.ended(outcome, failure, now))
 
 
 class CompressedRelay(Relay):

@@ -282,8 +282,9 @@ def test_a_slow_but_steady_client_stays() -> None:
 
 
 def test_a_tail_that_is_never_read_ends_as_too_slow() -> None:
-    rig = Rig(limits=SMALL, capacity=1).open().feed(WHOLE)
+    rig = Rig(limits=SMALL, capacity=1).open().feed(chunk())
     rig.stream.client_blocked()
+    rig.feed(WHOLE)
     assert (rig.outcome, rig.stream.phase) == (None, "flushing")
     rig.pass_time(1.0).pass_time(SMALL.stall_timeout_s + 1)
     assert rig.outcome is Outcome.CLIENT_TOO_SLOW
@@ -354,9 +355,9 @@ def test_total_ends_whatever_goes_on() -> None:
 
 
 def test_total_lets_go_of_a_client_that_is_behind() -> None:
-    rig = Rig(timeouts=QUICK, limits=Limits(stall_timeout_s=1000), capacity=1).open().feed(WHOLE)
+    rig = Rig(timeouts=QUICK, limits=Limits(stall_timeout_s=1000), capacity=1).open().feed(chunk())
     rig.stream.client_blocked()
-    rig.pass_time(61.0)
+    rig.feed(WHOLE).pass_time(61.0)
     assert rig.outcome is Outcome.CLIENT_TOO_SLOW
     rig.assert_settled()
 
