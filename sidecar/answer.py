@@ -31,7 +31,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _MAX_REJECTION_BYTES: Final = 64 * 1024
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
-_BODYLESS: Final = frozenset({204, 205, 304})
+_BODYLESS: Final = frozenset({204, 304})
 _CORS: Final = b"access-control-"
 
 
@@ -82,13 +82,20 @@ def choose(asked: Asked, head: ResponseHead, route: Route, upstream: Upstream, s
     content_type, coding, has_length = _essentials(head)
     is_success = 200 <= head.status < 300
     if not is_success and asked.format == "typed" and asked.wants_stream and head.status >= 400:
-        return Answer(Collector(head.status, _MAX_REJECTION_BYTES), is_stream=False, format="typed")
+        collector = Collector(head.status, _MAX_REJECTION_BYTES, _header(head, b"retry-after"))
+        return Answer(collector, is_stream=False, format="typed")
     if is_success and asked.wants_stream and content_type in _HTML:
         raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")
     dialect = _dialect(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
     if dialect is None or head.status in _BODYLESS:
         return _plain(asked, head, log)
     return _stream(asked, head, route, upstream, session, log, dialect, coding)
+
+
+def _header(head: ResponseHead, wanted: bytes) -> str:
+    """The last value of one header, "" for none."""
+    values = [value.decode("latin-1") for name, value in head.headers if name.lower() == wanted]
+    return values[-1] if values else ""
 
 
 def _essentials(head: ResponseHead) -> tuple[str, str, bool]:
@@ -158,9 +165,7 @@ def _stream(
         format_ = NativeFormat(dialect.error_frame, heartbeat=route.native_heartbeat and dialect.framing == "sse")
     proves_end = not head.is_eof_delimited or upstream.eof == "complete"
     relay = (
-        CompressedRelay(
-            framing, dialect, format_, session, log, Inflater(coding), passes_raw=not typed, proves_end=proves_end
-        )
+        CompressedRelay(framing, dialect, format_, session, log, Inflater(coding), proves_end=proves_end)
         if coding
         else Relay(framing, dialect, format_, session, log, proves_end=proves_end)
     )

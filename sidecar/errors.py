@@ -109,7 +109,8 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
 
     Attributes: ``code`` (a key of `CODES`), ``message`` (for people; never holds a secret or a byte of the request),
     ``upstream_status`` (the upstream's own HTTP status), ``native`` (the upstream's own words, parsed JSON or text),
-    ``provider_code`` (the provider's own error code or type, "" where it gave none).
+    ``provider_code`` (the provider's own error code or type, "" where it gave none), ``retry_after`` (the upstream's
+    header of that name, "" for none).
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
         native: Any = None,
         provider_code: str = "",
         retryable: bool | None = None,
+        retry_after: str = "",
     ) -> None:
         super().__init__(message)
         row = CODES[code]
@@ -129,6 +131,7 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
         self.upstream_status = upstream_status
         self.native = native
         self.provider_code = provider_code
+        self.retry_after = retry_after
         self.retryable = row.retryable if retryable is None else retryable
 
     @property

@@ -82,9 +82,10 @@ class HeaderPolicy:
         self._has_secret = credentials.secret is not None
         self._name = credentials.header.encode()
         self._prefix = credentials.prefix.encode()
-        self._credential_names = credential_names | {credentials.header.lower().encode()}
         fixed = [(name.encode(), value.encode()) for name, value in upstream.set_headers]
         removed = {name.lower().encode() for name in upstream.remove_headers}
+        # What is removed in any case is no credential to be passed on here.
+        self._credential_names = (credential_names | {credentials.header.lower().encode()}) - removed
         self._drops = HOP_BY_HOP | SIDECAR_SETS | FORWARDED_HEADERS | {name.lower() for name, _ in fixed} | removed
         self._set: Headers = [(b"Host", upstream.authority.encode()), (b"Accept-Encoding", b"identity"), *fixed]
 

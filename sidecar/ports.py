@@ -27,6 +27,10 @@ class Framing(Protocol):
         """The bound on one frame; 0 where a read is a frame, which needs none."""
 
     @property
+    def is_passing(self) -> bool:
+        """Within a frame too large to hold, which is handed out in pieces."""
+
+    @property
     def is_settled(self) -> bool:
         """Nothing of an earlier read bears on the next one."""
 

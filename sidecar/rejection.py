@@ -1,6 +1,6 @@
 """An upstream's error answer, read for its own words.
 
-Owns the shapes providers give an error before a stream (wire-formats section 5.5). Must not know HTTP or formats.
+Owns the shapes providers give an error before a stream. Must not know HTTP or formats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAX_TEXT = 2000
 
 
-def rejection(status: int, body: bytes) -> Failure:
+def rejection(status: int, body: bytes, retry_after: str = "") -> Failure:
     """The failure that an HTTP error answer of ``status`` with ``body`` means; ``native`` is its JSON, or its text."""
     native = _parse(body)
     message, provider_code = _words(native)
@@ -26,6 +26,7 @@ def rejection(status: int, body: bytes) -> Failure:
         native=native,
         provider_code=provider_code,
         retryable=status in _RETRYABLE_STATUSES,
+        retry_after=retry_after,
     )
 
 

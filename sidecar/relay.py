@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _NO_EVENTS: Final[tuple[Event, ...]] = ()
 _NO_FRAME: Final = Frame(None, b"")
-_NO_STENCIL: Final = (b"\0", b"\0")
-"""Fits no frame there is: a NUL is neither JSON nor a field of an event stream."""
 _CR: Final = 13  # as a number it is found by one memchr; as b"\r" it costs six times that
 
 
@@ -38,6 +36,10 @@ class BodyRelay(Protocol):
     @property
     def pending(self) -> int:
         """Bytes of an unfinished frame held back."""
+
+    @property
+    def is_between_frames(self) -> bool:
+        """What the client has been sent ends with a whole frame: a heartbeat may follow."""
 
     def feed(self, data: bytes, now: float) -> None:
         """Relay one read. May raise FrameTooLargeError or Failure."""
@@ -61,6 +63,8 @@ class Relay:
         "_frame_end",
         "_framing",
         "_last",
+        "_literal_at",
+        "_literal_end",
         "_log",
         "_max_frame_bytes",
         "_passes_raw",
@@ -95,7 +99,9 @@ class Relay:
         self._frame_end = framing.frame_end
         self._max_frame_bytes = framing.max_frame_bytes
         self._passes_raw = format_.passes_raw
-        self._stencil_head, self._stencil_tail = _NO_STENCIL
+        self._stencil_head: bytes | tuple[()] = ()
+        self._stencil_tail: bytes | tuple[()] = ()
+        self._literal_at = self._literal_end = 0
         self._text_template = b""
         self._last = b""
         self.is_terminated = False
@@ -104,6 +110,11 @@ class Relay:
     def pending(self) -> int:
         """Bytes of an unfinished frame held back."""
         return self._framing.pending
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Always in typed; in native not within a frame that passes in pieces, being too large to hold."""
+        return not self._passes_raw or not self._framing.is_passing
 
     def feed(self, data: bytes, now: float) -> None:
         """The straight line of one read: frames → events → session → encoding → log → transport.
@@ -118,7 +129,7 @@ class Relay:
             and self._framing.is_settled
             and len(data) <= self._max_frame_bytes
         ):
-            literal = data[len(self._stencil_head) : -len(self._stencil_tail)]
+            literal = data[self._literal_at : self._literal_end]
             try:
                 is_text = check_json_string(literal) != ""
             except ValueError:
@@ -166,7 +177,8 @@ class Relay:
             decode_plain=self._dialect.decode_plain,
         )
         if stencil is not None and isinstance(event, Token | Reasoning):
-            self._stencil_head, self._stencil_tail = stencil
+            head, tail = self._stencil_head, self._stencil_tail = stencil
+            self._literal_at, self._literal_end = len(head) - 1, 1 - len(tail)
             self._text_template = self._format.text_template(type(event), event.index)
 
     def _feed(self, data: bytes, now: float) -> None:
@@ -196,7 +208,7 @@ class Relay:
         self._session.advance(events, now)
         if self._dialect.terminated:
             self.is_terminated = True
-            self._stencil_head, self._stencil_tail = _NO_STENCIL
+            self._stencil_head = self._stencil_tail = ()
         return self._format.encode(frame, events)
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
@@ -250,7 +262,7 @@ class CompressedRelay(Relay):
     observe; nothing of ours can be put into such a body.
     """
 
-    __slots__ = ("_inflater", "_passes_raw")
+    __slots__ = ("_inflater", "_is_observing")
 
     def __init__(
         self,
@@ -261,12 +273,11 @@ class CompressedRelay(Relay):
         log: Log,
         inflater: Inflater,
         *,
-        passes_raw: bool,
         proves_end: bool = True,
     ) -> None:
         super().__init__(framing, dialect, format_, session, log, proves_end=proves_end)
         self._inflater = inflater
-        self._passes_raw = passes_raw
+        self._is_observing = True
 
     def feed(self, data: bytes, now: float) -> None:
         """Inflate one read, in bounded pieces, and relay or observe it."""
@@ -275,6 +286,15 @@ class CompressedRelay(Relay):
                 super().feed(piece, now)
             return
         self._log.append(data)
+        if self._is_observing:
+            try:
+                self._observe(data, now)
+            except Failure:
+                # What cannot be read here may well be read by the client; the body passes as it is.
+                self._is_observing = False
+                self._session.is_unobserved = True
+
+    def _observe(self, data: bytes, now: float) -> None:
         for piece in self._inflater.feed(data):
             for frame in self._framing.feed(piece):
                 self._step(frame, now)
@@ -283,10 +303,20 @@ class CompressedRelay(Relay):
         """As for a plain stream, but raw native bytes have all been sent already."""
         if not self._passes_raw:
             return super().finish(failure, now)
+        if not self._is_observing:
+            return self._judge_unobserved(failure)
         for frame in self._framing.flush():
             self._step(frame, now)
         self._session.advance(self._dialect.finish(), now)
         return self._judge(failure)
+
+    def _judge_unobserved(self, failure: Failure | None) -> tuple[Outcome, Failure | None]:
+        """By the HTTP body's own end, since nothing else is known; but an error that was read before stays one."""
+        outcome, verdict = self._judge(failure)
+        if failure is None and outcome is Outcome.UPSTREAM_BROKEN and self._proves_end:
+            self._session.warnings = ("unobserved",)
+            return Outcome.COMPLETED, None
+        return outcome, verdict
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """A compressed body takes no plain last words."""
@@ -308,6 +338,11 @@ class PlainRelay:
         """Nothing is ever held back."""
         return 0
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Never: there are no frames."""
+        return False
+
     def feed(self, data: bytes, now: float) -> None:
         """Pass one read on."""
         self._log.append(data)
@@ -326,10 +361,11 @@ class PlainRelay:
 class Collector:
     """The body of an upstream's error answer, kept to be put into our own words; never sent as it is."""
 
-    __slots__ = ("_limit_bytes", "_parts", "_size", "_status", "is_terminated")
+    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_terminated")
 
-    def __init__(self, status: int, limit_bytes: int) -> None:
+    def __init__(self, status: int, limit_bytes: int, retry_after: str = "") -> None:
         self._status = status
+        self._retry_after = retry_after
         self._limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._size = 0
@@ -340,6 +376,11 @@ class Collector:
         """Bytes collected."""
         return self._size
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Never: nothing is sent."""
+        return False
+
     def feed(self, data: bytes, now: float) -> None:
         """Keep one read; beyond the limit the rest is not waited for."""
         self._parts.append(data[: self._limit_bytes - self._size])
@@ -348,7 +389,7 @@ class Collector:
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The upstream rejected the request, in its own words as far as they came."""
-        rejected = rejection(self._status, b"".join(self._parts))
+        rejected = rejection(self._status, b"".join(self._parts), self._retry_after)
         return rejected.outcome, rejected
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:

@@ -141,6 +141,7 @@ class Session:
         "first_content_at",
         "first_sent_at",
         "has_sent",
+        "is_unobserved",
         "last_content_at",
         "outcome",
         "received_at",
@@ -155,6 +156,8 @@ class Session:
         self.upstream = UpstreamState.CONNECTING
         self.client = ClientState.ATTACHED
         self.has_sent = False
+        self.is_unobserved = False
+        """What the upstream sends cannot be read here, only passed on."""
         self.outcome: Outcome | None = None
         self.failure: Failure | None = None
         self.upstream_error: UpstreamError | None = None

@@ -33,7 +33,8 @@ def cut_stencil(
 ) -> tuple[bytes, bytes] | None:
     """What lies before and behind the text of a plain ``frame`` that meant ``event``; None where that is not certain.
 
-    Any JSON string but an empty one between the two makes a frame that means the same event with that text.
+    The quotes around the text belong to the two, so that no white space can hide there. Any JSON string but an empty
+    one makes, with its quotes put upon theirs, a frame that means the same event with that text.
 
     The payload lies from ``payload_at`` to ``end_bytes`` before the end. The proof is an experiment: the same frame
     with another text must mean the same event with that text. It holds for every text, since a parser that takes one
@@ -45,9 +46,9 @@ def cut_stencil(
     at = frame.rfind(literal, payload_at)
     if at < 0:
         return None
-    head, tail = frame[:at], frame[at + len(literal) :]
-    probe = decode_plain(head[payload_at:] + _PROBE_JSON + tail[:-end_bytes])
+    end = at + len(literal)
+    probe = decode_plain(frame[payload_at:at] + _PROBE_JSON + frame[end:-end_bytes])
     expected = Token(event.index, _PROBE) if isinstance(event, Token) else Reasoning(event.index, _PROBE)
     if type(probe) is not type(expected) or probe != expected:
         return None
-    return head, tail
+    return frame[: at + 1], frame[end - 1 :]

@@ -187,7 +187,7 @@ class Stream:
         self._relay = answer.relay
         if not answer.is_stream or answer.dialect in OPAQUE:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
-            self.check_at = 0.0
+        self.check_at = 0.0  # idle, or a heartbeat, may be due before what was waited for so far
         if answer.head is None:
             return
         self._release_body()
@@ -246,14 +246,12 @@ class Stream:
 
     def fail(self, failure: Failure) -> None:
         """Our own decision to stop: the upstream is dropped now, the client told."""
-        if (exchange := self._exchange) is not None:
-            self._exchange = None
-            exchange.abort()
+        self._stop_upstream()
         self._finish_upstream(failure)
 
     def _finish_upstream(self, failure: Failure | None) -> None:
         """The upstream side is over, one way or another: judge it and close the client's side accordingly."""
-        if self._verdict is not None or self.session.outcome is not None:
+        if self.session.outcome is not None or self.session.upstream in {UpstreamState.ENDED, UpstreamState.FAILED}:
             return  # a late word: a broken upload, say, behind a whole answer or a client that has left
         now = self._clock()
         answer = self._answer
@@ -269,8 +267,8 @@ class Stream:
         assert answer is not None  # noqa: S101 - something was sent
         if self.session.first_sent_at is None and self.session.first_content_at is not None:
             self.session.first_sent_at = now
-        last = answer.relay.close(outcome, verdict, now)
         self._verdict = (outcome, verdict)
+        last = answer.relay.close(outcome, verdict, now)
         if last and (self._log.held or not self._client.is_ready):
             self._log.append(last)
             last = b""
@@ -320,6 +318,8 @@ class Stream:
         """The client's transport has room again: hand over what is held, then read the upstream on."""
         log = self._log
         log.flush()
+        if self.session.first_sent_at is None and self.session.first_content_at is not None and not log.held:
+            self.session.first_sent_at = self._clock()
         if self._verdict is not None:
             if self.session.outcome is None:
                 self._finish_when_flushed()
@@ -337,7 +337,7 @@ class Stream:
 
     def client_unread(self, is_unread: bool) -> None:
         """The client's leaving would go unheard (nobody reads its socket, say), or would be heard again."""
-        if is_unread:
+        if is_unread and self.session.outcome is None:
             self._streams.watch(self)
         else:
             self._streams.unwatch(self)
@@ -382,9 +382,11 @@ class Stream:
             self.check_at = max(next_at, now)
 
     def _upstream_times(self) -> UpstreamTimes:
+        session = self.session
+        is_running = self._exchange is not None
         return {
-            "last_bytes_at": self._last_bytes_at if self._exchange is not None else NEVER,
-            "has_content": self.session.first_content_at is not None or self._exchange is None,
+            "last_bytes_at": self._last_bytes_at if is_running else NEVER,
+            "has_content": not is_running or session.is_unobserved or session.first_content_at is not None,
             "is_paused": self._paused,
         }
 
@@ -407,8 +409,8 @@ class Stream:
         if self._answer is None or not self._answer.heartbeat or self._verdict is not None or self._log.held:
             return NEVER
         due_at = self._watch.quiet_since(self._log.end, self._last_bytes_at) + self.route.heartbeat_s
-        if now < due_at:
-            return due_at
+        if now < due_at or not self._relay.is_between_frames:
+            return max(due_at, now)
         self._client.write(self._answer.heartbeat)
         self._watch.heartbeat_sent(now)
         return now + self.route.heartbeat_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.errors import Outcome
@@ -103,7 +104,7 @@ class Streams:
 
     def _watch(self) -> None:
         for stream in tuple(self._watched):
-            stream.look_for_client()
+            self._guarded(stream, stream.look_for_client)
         self._watch_timer = self._loop.call_later(WATCH_INTERVAL_S, self._watch) if self._watched else None
 
     def start(self, *sweeps: Callable[[float], None]) -> None:
@@ -116,12 +117,20 @@ class Streams:
         now = self.last_turn_at = self._clock()
         due = [stream for stream in self._streams.values() if stream.check_at <= now]
         for stream in due:
-            stream.check(now)
+            self._guarded(stream, partial(stream.check, now))
         if now >= self._counted_at + COUNT_INTERVAL_S:
             self._counted_at = now
             self._stream_bytes = sum(stream.buffered_bytes for stream in self._streams.values())
             for sweep in self._sweeps:
                 sweep(now)
+
+    def _guarded(self, stream: Stream, work: Callable[[], None]) -> None:
+        """A bug that shows on one stream ends that one; the others keep their deadlines."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - reported to the loop's handler, as for any callback
+            stream.crash()
+            self._loop.call_exception_handler({"message": "a stream's deadline check failed", "exception": error})
 
     def end_all(self) -> None:
         """End every stream as ``shutting_down``, telling its client where that can still be told."""

@@ -264,7 +264,7 @@ class Rig:
         """One outcome, both sides let go of, nothing held, nobody waiting."""
         assert self.outcome is not None
         assert sum(self.streams.outcomes.values()) == 1
-        assert self.stream.settled is None or cast("Promise", self.stream.settled).resolved == 1
+        assert cast("Promise", self.stream.settled).resolved == 1
         assert (len(self.streams), self.streams.body_bytes, self.stream.lag_bytes - self.client.unsent) == (0, 0, 0)
         assert len(self.client.ends) <= 1
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ from tests.app_support import (
     plain,
     request,
 )
+from tests.departures import until
 from tests.upstream_support import serving, turns
 
 ENVIRON = {"TRAFFIC": "traffic-token", "ADMIN": "admin-token"}
@@ -64,6 +68,38 @@ async def test_liveness_fails_while_the_data_loop_stands(monkeypatch: pytest.Mon
         monkeypatch.setattr(app, "silent_s", lambda: 10.5)
         reply = await admin(app, "/livez")
         assert (reply.status, reply.body) == (503, b"the data loop has not turned for 10 s\n")
+
+
+@on_uvloop
+async def test_liveness_sees_a_loop_that_really_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.admin.STUCK_AFTER_S", 0.3)
+    async with answering(plain(b"{}")) as upstream, before(upstream.address) as app:
+        statuses: list[int] = []
+        asker = threading.Thread(target=lambda: statuses.append(status_when_it_fails(app.admin_port)))
+        asker.start()
+        asker.join()  # the data loop stands here, in this very thread
+        assert statuses == [503]
+        await until(lambda: app.silent_s() < 0.3)
+        assert (await admin(app, "/livez")).status == 200
+
+
+def status_when_it_fails(port: int) -> int:
+    """Asks /livez until it is no longer 200, from outside the loop."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5):
+                pass
+        except urllib.error.HTTPError as error:
+            return error.code
+
+
+@on_uvloop
+async def test_readiness_ends_with_the_traffic_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(plain(b"{}")) as upstream, before(upstream.address) as app:
+        monkeypatch.setattr(app, "_server", None)
+        reply = await admin(app, "/readyz")
+        monkeypatch.undo()
+        assert (reply.status, reply.body) == (503, b"not accepting requests\n")
 
 
 @on_uvloop

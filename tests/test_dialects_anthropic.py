@@ -1,4 +1,4 @@
-"""Anthropic Messages streams, event by event (wire-formats 4.4)."""
+"""Anthropic Messages streams, event by event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ollama's own streams, object by object (wire-formats 4.6)."""
+"""Ollama's own streams, object by object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each quirk of OpenAI-compatible chat streams, by name (wire-formats 4.1)."""
+"""Each quirk of OpenAI-compatible chat streams, by name."""
 
 from __future__ import annotations
 

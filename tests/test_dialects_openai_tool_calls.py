@@ -1,4 +1,4 @@
-"""Tool calls of OpenAI-compatible streams: which fragment belongs to which call (wire-formats 4.1.2)."""
+"""Tool calls of OpenAI-compatible streams: which fragment belongs to which call."""
 
 from __future__ import annotations
 

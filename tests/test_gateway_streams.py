@@ -181,7 +181,7 @@ async def test_error_status_is_an_http_error_in_typed(path: str, status: int, bo
     async with answering(answer) as upstream, before(upstream.address) as app, client_of(app) as client:
         for _ in range(2):
             reply = await client.ask(ask(path, TYPED))
-            assert (reply.status, reply.is_whole) == (status, True)
+            assert (reply.status, reply.is_whole, reply.header("Retry-After")) == (status, True, "7")
             told = reply.json()
             if path == CHAT:
                 assert told["error"]["code"] == "upstream_status"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -319,3 +321,13 @@ def test_what_is_a_preflight() -> None:
     assert is_preflight("OPTIONS", headers)
     assert not is_preflight("POST", headers)
     assert not is_preflight("OPTIONS", CIMultiDict({"Origin": "https://a"}))
+
+
+@pytest.mark.parametrize("removed", ["Cookie", "authorization", "X-API-Key"])
+def test_what_is_removed_in_any_case_is_not_passed_on_as_the_clients_own_credential(removed: str) -> None:
+    asked = replace(upstream(credentials_for("client")), remove_headers=(removed,))
+    theirs = [(b"Cookie", b"c"), (b"Authorization", b"Bearer a"), (b"x-api-key", b"k")]
+    _, headers = HeaderPolicy(asked).request(theirs, "/v1/chat", credential=None, own_bearer_consumed=False)
+    names = {name.lower() for name, _ in headers}
+    assert removed.lower().encode() not in names
+    assert {b"cookie", b"authorization", b"x-api-key"} - names == {removed.lower().encode()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sidecar.session import Session, UpstreamState
 from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
 from tests.dialect_reading import as_sse
 from tests.framing_feeds import random_split
+from tests.test_dialects_recordings import SYNTHETIC_OPENAI
 
 HANDMADE = handmade()
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
@@ -32,8 +34,12 @@ RECORDED = {
     "anthropic": ("anthropic/*", "synthetic/anthropic*"),
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
 }
-CUT_EVERY = ((3000, 1), (12_000, 7), (1 << 30, 31))
-"""Bodies shorter than this are cut after every so many bytes: all cuts of a long one would take minutes."""
+CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
+"""Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
+SIDECAR_EVERY_CUT=1 to make them."""
+
+CUT_SHARDS = 8
+"""The cuts of every recording are dealt out to so many tests, which run side by side."""
 
 WHOLE_MARK = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true|"(?:finish_reason|stop_reason)": ?"\w')
 TIMES = re.compile(rb'"(?:ttft|duration)_ms":[^,}]+')
@@ -202,7 +208,7 @@ def test_a_compressed_stream_is_read_beside_or_before_the_relay(passes_raw: bool
     body = chunk() + chunk("", "stop") + DONE
     gzip = zlib.compressobj(wbits=31)
     squeezed = gzip.compress(body) + gzip.flush()
-    line = Line("openai-chat", "native" if passes_raw else "typed", inflater=Inflater("gzip"), passes_raw=passes_raw)
+    line = Line("openai-chat", "native" if passes_raw else "typed", inflater=Inflater("gzip"))
     outcome, _, sent = line.run([squeezed[:9], squeezed[9:]])
     assert outcome is Outcome.COMPLETED
     assert line.session.content_events == 1
@@ -215,8 +221,15 @@ def test_a_compressed_stream_is_read_beside_or_before_the_relay(passes_raw: bool
 def test_nothing_plain_is_put_into_a_compressed_body() -> None:
     gzip = zlib.compressobj(wbits=31)
     squeezed = gzip.compress(chunk()) + gzip.flush(zlib.Z_SYNC_FLUSH)
-    outcome, said, sent = Line("openai-chat", "native", inflater=Inflater("gzip"), passes_raw=True).run([squeezed])
+    outcome, said, sent = Line("openai-chat", "native", inflater=Inflater("gzip")).run([squeezed])
     assert (outcome, code_of(said), sent) == (Outcome.UPSTREAM_BROKEN, "upstream_truncated", squeezed)
+
+
+def test_a_native_body_that_cannot_be_inflated_passes_unobserved() -> None:
+    line = Line("openai-chat", "native", inflater=Inflater("gzip"))
+    body = b"this was never gzip"
+    assert line.run([body, body]) == (Outcome.COMPLETED, None, body + body)
+    assert line.session.warnings == ("unobserved",)
 
 
 @pytest.mark.parametrize(
@@ -276,12 +289,12 @@ def check_splits(dialect: str, body: bytes) -> None:
         assert ends == ends[:1] * len(ends)
 
 
-def check_cuts(dialect: str, body: bytes) -> None:
+def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
     mark = WHOLE_MARK.search(body)
     whole_from = mark.start() if mark else len(body)
     step = next(every for below, every in CUT_EVERY if len(body) < below)
-    for cut in range(0, len(body), step):
+    for cut in range(shard * step, len(body), shards * step):
         # Any split gives the same, so the cheapest will do.
         line = Line(dialect)
         outcome, said, sent = line.run([body[:cut]] if cut else [])
@@ -297,7 +310,8 @@ def check_cuts(dialect: str, body: bytes) -> None:
 
 
 def recorded(streams_dir: Path) -> list[tuple[str, Path]]:
-    return [
+    synthetic = [("openai-chat", streams_dir / "synthetic" / f"{stem}.sse") for stem in SYNTHETIC_OPENAI]
+    return synthetic + [
         (dialect, path)
         for dialect, globs in RECORDED.items()
         for glob in globs
@@ -316,10 +330,18 @@ def test_handmade_streams(check: Any, dialect: str, path: Path) -> None:
     check(dialect, path.read_bytes())
 
 
-@pytest.mark.parametrize("check", [check_splits, check_cuts])
-def test_recorded_streams(check: Any, streams_dir: Path) -> None:
+def test_recorded_streams_split_anywhere(streams_dir: Path) -> None:
+    for_each_recording(streams_dir, check_splits)
+
+
+@pytest.mark.parametrize("shard", range(CUT_SHARDS))
+def test_recorded_streams_cut_anywhere(shard: int, streams_dir: Path) -> None:
+    for_each_recording(streams_dir, lambda dialect, body: check_cuts(dialect, body, shard, CUT_SHARDS))
+
+
+def for_each_recording(streams_dir: Path, check: Callable[[str, bytes], None]) -> None:
     found = recorded(streams_dir)
-    assert len(found) > 40
+    assert len(found) > 50
     for dialect, path in found:
         try:
             check(dialect, body_of(dialect, path))

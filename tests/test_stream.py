@@ -354,6 +354,25 @@ def test_total_ends_whatever_goes_on() -> None:
     rig.assert_settled()
 
 
+def test_total_passes_while_another_upstream_is_dialled() -> None:
+    rig = Rig(timeouts=QUICK).send().pass_time(6.0)
+    assert rig.code == "first_token_timeout"
+    assert rig.stream.begin(rig.upstream)
+    dial = Dial()
+    rig.stream.dialing(dial)
+    rig.pass_time(60.0).pass_time(1.0)
+    assert (rig.code, rig.outcome, dial.is_cancelled, is_settled(rig)) == ("total_timeout", None, True, True)
+    rig.stream.on_fail(RESET, may_resend=False)
+    assert rig.code == "total_timeout"
+
+
+def test_an_ended_stream_is_not_watched() -> None:
+    rig = Rig().open().feed(WHOLE)
+    rig.stream.client_unread(True)
+    assert rig.outcome is Outcome.COMPLETED
+    assert rig.loop.timers == []
+
+
 def test_total_lets_go_of_a_client_that_is_behind() -> None:
     rig = Rig(timeouts=QUICK, limits=Limits(stall_timeout_s=1000), capacity=1).open().feed(chunk())
     rig.stream.client_blocked()
@@ -369,6 +388,13 @@ def test_heartbeats_fill_silence_only() -> None:
     assert b"keep-alive" not in rig.client.body
     rig.pass_time(1.0)
     rig.pass_time(2.0)
+    assert rig.client.body.count(b": keep-alive\n\n") == 2
+
+
+def test_heartbeats_come_in_a_long_prefill() -> None:
+    rig = Rig(heartbeat_s=15.0).send().pass_time(1.0).open()
+    for _ in range(41):
+        rig.pass_time(1.0)
     assert rig.client.body.count(b": keep-alive\n\n") == 2
 
 

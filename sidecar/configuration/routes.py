@@ -39,7 +39,7 @@ def read_routes(root: Section, upstreams: Mapping[str, UpstreamDraft], formats: 
 
 def _read_route(section: Section, formats: Collection[str]) -> Route:
     if "name" not in section:
-        section.complain("name", "is missing: traces and the admin port show it")
+        section.complain("name", "is missing: start events and the admin port show it")
     default = Route("", ())
     return Route(
         name=section.checked("name", _route_name, ""),

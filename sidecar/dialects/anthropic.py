@@ -1,4 +1,4 @@
-"""Anthropic Messages streams (wire-formats 4.4), also as Vertex, vLLM, SGLang, llama.cpp and gateways send them.
+"""Anthropic Messages streams, also as Vertex, vLLM, SGLang, llama.cpp and gateways send them.
 
 Owns the events of one message and how its content blocks become text, thinking and tool calls. Must not know which of
 the senders it is.
@@ -30,7 +30,7 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "pause_turn": "paused",
     "compaction": "paused",
 }
-"""Wire-formats 5.2, column "anthropic"; any other word is a stop."""
+"""Anthropic's stop reasons; any other word is a stop."""
 
 _ERROR_TYPES: Final[dict[Outcome, str]] = {
     Outcome.TIMED_OUT: "timeout_error",

@@ -1,4 +1,4 @@
-"""Ollama's own streams, ``/api/chat`` and ``/api/generate`` (wire-formats 4.6).
+"""Ollama's own streams, ``/api/chat`` and ``/api/generate``.
 
 Owns both object shapes, which differ only in where text and calls lie. Must not know NDJSON.
 """
@@ -21,7 +21,7 @@ from sidecar.errors import Failure
 from sidecar.events import Event, Extension, Finish, FinishReason, Frame, Media, Reasoning, Token
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {"stop": "stop", "length": "length"}
-"""Wire-formats 5.2, column "ollama"; any other word ("load", "unload") is a stop."""
+"""Ollama's done reasons; any other word ("load", "unload") is a stop."""
 
 
 class _PlainMessage(msgspec.Struct, gc=False):

@@ -1,4 +1,4 @@
-"""OpenAI Chat Completions streams and everything that calls itself compatible (wire-formats 4.1).
+"""OpenAI Chat Completions streams and everything that calls itself compatible.
 
 Owns chunks: which of them are plain tokens, what lies beside ``choices``, errors, the terminator. Must not know what a
 delta may hold (`openai_choice`) or how counts are read (`token_usage`).
@@ -223,7 +223,7 @@ class OpenAIChat:
 
     @classmethod
     def error_frame(cls, failure: Failure) -> bytes:
-        """The error chunk the official package raises on (wire-formats 4.1.4)."""
+        """The error chunk the official package raises on."""
         error = {"message": failure.message, "type": "server_error", "param": None, "code": failure.code}
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
@@ -293,7 +293,7 @@ class OpenAIChat:
 
 
 def _error_of(payload: dict[str, Any], name: str) -> UpstreamError | None:
-    """The error of a payload, in whichever of its places the vendor put it (wire-formats 5.4)."""
+    """The error of a payload, in whichever of its places the vendor put it."""
     error = payload.get("error") or as_dict(payload.get("x_groq")).get("error")
     if error:
         return upstream_error(error)

@@ -1,6 +1,7 @@
 """One choice of an OpenAI chat stream: its deltas to events, in every variant compatible servers send.
 
-Owns wire-formats 4.1.1, 4.1.2 and the delta column of 4.1.6. Must not know chunks, frames or errors.
+Owns what a delta may hold: text, reasoning, refusals, tool calls, media, and every vendor's way to send them. Must not
+know chunks, frames or errors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "abort": "error",
     "insufficient_system_resource": "error",
 }
-"""Wire-formats 5.2, column "chat"; any other word is a stop."""
+"""What compatible servers call an end; any other word is a stop."""
 
 _REASONING_KEYS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 _BARE_KEYS = frozenset({"index", "delta", "finish_reason", "logprobs", "usage", "error"})

@@ -1,4 +1,4 @@
-"""Plain text streams: every piece of the body is text (wire-formats 4.9.5).
+"""Plain text streams: every piece of the body is text.
 
 Owns the one thing such a stream can get wrong, a character cut in two. Must not know where pieces come from.
 """

@@ -1,4 +1,4 @@
-"""Token counts as each dialect words them, read into one `Usage` (wire-formats 5.3).
+"""Token counts as each dialect words them, read into one `Usage`.
 
 Owns the counting rules of OpenAI-compatible servers, Anthropic and Ollama. Must not know frames.
 """

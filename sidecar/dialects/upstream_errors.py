@@ -1,4 +1,4 @@
-"""What an upstream says when it fails, in any of the shapes it says it (wire-formats 5.4).
+"""What an upstream says when it fails, in any of the shapes it says it.
 
 Owns reading an error value into an `UpstreamError`. Must not know where in a stream the value was found.
 """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class NdjsonFraming:
     """Frames of one NDJSON body: lines ended by LF or CRLF. Blank lines are frames with ``data=None``."""
 
-    __slots__ = ("_held", "_is_passing", "_strict", "is_settled", "max_frame_bytes")
+    __slots__ = ("_held", "_strict", "is_passing", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "ndjson"
     frame_end: ClassVar[bytes] = b"\n"
@@ -28,7 +28,7 @@ class NdjsonFraming:
         self._strict = strict
         self._held = bytearray()
         # Inside a line too large to observe: hand out whatever comes until its own LF.
-        self._is_passing = False
+        self.is_passing = False
         self.is_settled = True
 
     @property
@@ -43,12 +43,12 @@ class NdjsonFraming:
         end = data.find(b"\n")
         if end < 0:
             return self._hold(data) if data else ()
-        if end == len(data) - 1 and not self._held and not self._is_passing:
+        if end == len(data) - 1 and not self._held and not self.is_passing:
             return (self._frame(data),)
         frames: list[Frame] = []
-        if self._is_passing:
+        if self.is_passing:
             frames.append(Frame(None, data[: end + 1]))
-            self._is_passing = False
+            self.is_passing = False
             self.is_settled = True
         else:
             frames.append(self._frame(self.take_pending() + data[: end + 1]))
@@ -67,7 +67,7 @@ class NdjsonFraming:
         """The bytes of the partial line, which are then no longer held."""
         held = bytes(self._held)
         self._held.clear()
-        self.is_settled = not self._is_passing
+        self.is_settled = not self.is_passing
         return held
 
     def flush(self) -> Sequence[Frame]:
@@ -87,12 +87,12 @@ class NdjsonFraming:
     def _hold(self, piece: bytes) -> Sequence[Frame]:
         """Keep a piece without LF, or hand it out unobserved where the line is too much to keep."""
         self.is_settled = False
-        if self._is_passing:
+        if self.is_passing:
             return (Frame(None, piece),)
         self._held += piece
         if len(self._held) <= self.max_frame_bytes:
             return ()
         if self._strict:
             raise FrameTooLargeError
-        self._is_passing = True
+        self.is_passing = True
         return (Frame(None, self.take_pending()),)

@@ -26,6 +26,7 @@ class RawFraming:
     name: ClassVar[str] = "raw"
     frame_end: ClassVar[bytes] = b""
     is_settled: ClassVar[bool] = False
+    is_passing: ClassVar[bool] = False
     max_frame_bytes: ClassVar[int] = 0
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:

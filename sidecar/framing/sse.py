@@ -43,7 +43,7 @@ class SseFraming:
     as their line is whole, so a heartbeat is never held back.
     """
 
-    __slots__ = ("_after_cr", "_at_start", "_held", "_is_passing", "_line", "_strict", "is_settled", "max_frame_bytes")
+    __slots__ = ("_after_cr", "_at_start", "_held", "_line", "_strict", "is_passing", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "sse"
     frame_end: ClassVar[bytes] = b"\n\n"
@@ -57,7 +57,7 @@ class SseFraming:
         self._after_cr = False
         self._at_start = True
         # Inside a frame too large to observe: hand out whatever comes until its own blank line.
-        self._is_passing = False
+        self.is_passing = False
         self.is_settled = False
 
     @property
@@ -138,19 +138,19 @@ class SseFraming:
         if self._after_cr and data.startswith(b"\n"):
             # This LF belongs to the line end its CR began; with nothing pending it lies between events.
             line += 1
-            start = 0 if at or self._is_passing else 1
+            start = 0 if at or self.is_passing else 1
             at += 1
         frames: list[Frame] = []
         handed = 0  # body[handed:start] lies between events, whole and not yet handed out
         for match in (_LINE_END if _CR in data else _LINE_FEED).finditer(body, at):
             end, after = match.span()
             if end == line:
-                if self._is_passing or start < line:
+                if self.is_passing or start < line:
                     _hand_out(body, handed, start, frames)
                     self._dispatch(bytes(body[start:after]), frames)
                     handed = after
                 start = after
-            elif line == start and body[line] == _COLON and not self._is_passing:
+            elif line == start and body[line] == _COLON and not self.is_passing:
                 start = after
             line = after
         _hand_out(body, handed, start, frames)
@@ -159,9 +159,9 @@ class SseFraming:
         return frames
 
     def _dispatch(self, raw: bytes, frames: list[Frame]) -> None:
-        if self._is_passing:
+        if self.is_passing:
             frames.append(Frame(None, raw))
-            self._is_passing = False
+            self.is_passing = False
         elif len(raw) <= self.max_frame_bytes:
             frames.extend(_frames_of_block(raw))
         elif self._strict:
@@ -176,14 +176,14 @@ class SseFraming:
         elif start < len(body):
             self._held = bytearray(body[start:])
         self._line = line - start
-        if self._held and (self._is_passing or len(self._held) > self.max_frame_bytes):
+        if self._held and (self.is_passing or len(self._held) > self.max_frame_bytes):
             if self._strict:
                 raise FrameTooLargeError(frames)
             frames.append(Frame(None, bytes(self._held)))
-            self._is_passing = True
+            self.is_passing = True
             self._line = 0 if self._line == len(self._held) else -1
             self._held = bytearray()
-        self.is_settled = not (self._held or self._after_cr or self._is_passing)
+        self.is_settled = not (self._held or self._after_cr or self.is_passing)
 
 
 def _hand_out(body: bytes | bytearray, begin: int, end: int, frames: list[Frame]) -> None:

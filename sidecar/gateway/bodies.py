@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 READ_TIMEOUT_S: Final = 60.0
 """How long a client may take between two pieces of its body."""
 
+_PIECE_BYTES: Final = 64 * 1024
+"""How much of an upload is taken on at once; what aiohttp has read beyond it waits there, one read at most."""
+
 _READ_WHOLE_TYPES: Final = frozenset({"", "application/x-www-form-urlencoded", "text/plain"})
 """What curl and careless clients send JSON as."""
 
@@ -42,8 +45,9 @@ def refuse_declared_size(request: BaseRequest, max_body_bytes: int) -> None:
         raise _too_large(max_body_bytes)
 
 
-async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams) -> bytes:
-    """The request's body. Raises Failure body_too_large, bad_request (broken framing) or request_timeout."""
+async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams, max_buffered_bytes: int) -> bytes:
+    """The request's body. Raises Failure body_too_large, bad_request (broken framing), request_timeout, or overloaded
+    where the whole process comes to hold more than ``max_buffered_bytes``."""
     content = request.content
     if content.is_eof() and content.exception() is None:
         body = content.read_nowait(-1)
@@ -59,6 +63,8 @@ async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams
             streams.body_bytes += len(piece)
             if size > max_body_bytes:
                 raise _too_large(max_body_bytes)
+            if streams.buffered_bytes > max_buffered_bytes:
+                raise overloaded()
     finally:
         streams.body_bytes -= size
     return b"".join(parts)
@@ -70,7 +76,7 @@ async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: 
     Raises as `read_whole` does, and idle_timeout for an upstream that takes nothing for ``idle_timeout_s``.
     """
     size = 0
-    while piece := await _read_piece(request):
+    while piece := await _read_piece(request, _PIECE_BYTES):
         size += len(piece)
         if size > max_body_bytes:
             raise _too_large(max_body_bytes)
@@ -88,14 +94,20 @@ async def _wait_writable(exchange: Exchange, idle_timeout_s: float) -> None:
         raise Failure("idle_timeout", f"the upstream took nothing of the body for {idle_timeout_s:g} s") from None
 
 
-async def _read_piece(request: BaseRequest) -> bytes:
+async def _read_piece(request: BaseRequest, most_bytes: int = -1) -> bytes:
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
-            return await request.content.readany()
+            content = request.content
+            return await (content.readany() if most_bytes < 0 else content.read(most_bytes))
     except TimeoutError:
         raise Failure("request_timeout", f"no more of the request's body came within {READ_TIMEOUT_S:g} s") from None
     except (HttpProcessingError, RequestPayloadError, HTTPException):
         raise Failure("bad_request", "the request's body is not framed as HTTP/1.1 wants it") from None
+
+
+def overloaded() -> Failure:
+    """The process holds all it may."""
+    return Failure("overloaded", "the sidecar holds as many bytes as it may; try again")
 
 
 def _too_large(max_body_bytes: int) -> Failure:

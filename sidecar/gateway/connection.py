@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sidecar.gateway")
 
 KEEPALIVE_TIMEOUT_S: Final = 75.0
-_READ_BUFFER_BYTES: Final = 64 * 1024
+_READ_BUFFER_BYTES: Final = 16 * 1024
 
 
 class ClientListener(Protocol):

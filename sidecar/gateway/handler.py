@@ -14,7 +14,7 @@ from sidecar.answer import Asked, own_answer
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem
-from sidecar.gateway.bodies import is_read_whole, read_whole, refuse_declared_size
+from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
 from sidecar.gateway.connection import CLOSE, KEEP, ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
@@ -148,7 +148,7 @@ class Gateway:
         if self._auth is not None and not self._is_authorized(request, self._auth):
             raise Failure("unauthorized", "a valid bearer token is required")
         if self._streams.buffered_bytes > self._settings.max_buffered_bytes:
-            raise Failure("overloaded", "the sidecar holds as many bytes as it may; try again")
+            raise overloaded()
 
     def _is_authorized(self, request: BaseRequest, auth: Secret) -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -169,7 +169,9 @@ class Gateway:
         refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
-        inquiry.body = HeldBody(await read_whole(request, self._max_body_bytes, self._streams))
+        inquiry.body = HeldBody(
+            await read_whole(request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes)
+        )
         inquiry.peek = peek_body(inquiry.body.data)
         inquiry.model = inquiry.model or inquiry.peek.model
 
@@ -227,7 +229,9 @@ class Gateway:
             *inquiry.extra_headers,
         ]
         status = failure.http_status
-        if status in {429, 503}:
+        if failure.retry_after:
+            headers.append((b"Retry-After", failure.retry_after.encode("latin-1")))
+        elif status in {429, 503} and failure.upstream_status is None:
             headers.append((b"Retry-After", b"%d" % _RETRY_AFTER_S))
         elif status == 401 and failure.code == "unauthorized":
             headers.append((b"WWW-Authenticate", b"Bearer"))

@@ -39,7 +39,7 @@ async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target],
             failure = own
         if failure is None:
             return
-        if failure.outcome not in _WORTH_ANOTHER or inquiry.body is None:
+        if failure.outcome not in _WORTH_ANOTHER or failure.code == "total_timeout" or inquiry.body is None:
             break
     assert failure is not None  # noqa: S101 - a route has at least one upstream
     stream.give_up(failure)
@@ -73,7 +73,7 @@ def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connecti
     """Put the request on the connection; a request that cannot be composed leaves no connection behind."""
     try:
         head, body, chunked = _compose(stream, inquiry, target)
-    except Failure:
+    except BaseException:
         connection.close()
         raise
     method = stream.asked.method.encode()
