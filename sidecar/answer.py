@@ -15,7 +15,7 @@ import msgspec
 
 from sidecar.dialects import DIALECTS, detect
 from sidecar.errors import Failure
-from sidecar.formats import NativeFormat, TypedFormat
+from sidecar.formats import make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
 from sidecar.headers import response_headers, stream_headers
@@ -158,11 +158,16 @@ def _stream(
         return _plain(asked, head, log)
     dialect = DIALECTS[dialect_name]()
     framing = make_framing(dialect.framing, route.limits.max_frame_bytes, strict=typed)
-    format_: Format
-    if typed:
-        format_ = TypedFormat(asked.stream_id, route.name, upstream.name, asked.model, asked.created)
-    else:
-        format_ = NativeFormat(dialect.error_frame, heartbeat=route.native_heartbeat and dialect.framing == "sse")
+    format_ = make_format(
+        asked.format,
+        error_frame=dialect.error_frame,
+        native_heartbeat=route.native_heartbeat and dialect.framing == "sse",
+        stream_id=asked.stream_id,
+        route=route.name,
+        upstream=upstream.name,
+        model=asked.model,
+        created=asked.created,
+    )
     proves_end = not head.is_eof_delimited or upstream.eof == "complete"
     relay = (
         CompressedRelay(framing, dialect, format_, session, log, Inflater(coding), proves_end=proves_end)
