@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sidecar.dialects import DIALECTS, detect
+from sidecar.dialects import make_dialect
+from sidecar.dialects.recognition import Spoken, detect
 from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
@@ -86,10 +87,10 @@ def choose(asked: Asked, head: ResponseHead, route: Route, upstream: Upstream, s
         return Answer(collector, is_stream=False, format="typed")
     if is_success and asked.wants_stream and content_type in _HTML:
         raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")
-    dialect = _dialect(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
-    if dialect is None or head.status in _BODYLESS:
+    spoken = _spoken(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
+    if spoken is None or head.status in _BODYLESS:
         return _plain(asked, head, log)
-    return _stream(asked, head, route, upstream, session, log, dialect, coding)
+    return _stream(asked, head, route, upstream, session, log, spoken, coding)
 
 
 def _header(head: ResponseHead, wanted: bytes) -> str:
@@ -113,13 +114,13 @@ def _essentials(head: ResponseHead) -> tuple[str, str, bool]:
     return content_type, "" if coding == "identity" else coding, has_length
 
 
-def _dialect(asked: Asked, content_type: str, has_length: bool, upstream: Upstream) -> str | None:
-    """The dialect of a successful answer, None where it is no stream."""
-    name = detect(asked.path, content_type, upstream.dialect)
+def _spoken(asked: Asked, content_type: str, has_length: bool, upstream: Upstream) -> Spoken | None:
+    """What a successful answer speaks, None where it is no stream."""
+    spoken = detect(asked.path, content_type, upstream.dialect)
     is_text = content_type == "text/plain" and upstream.dialect != "raw"
     if is_text and (has_length or not asked.wants_stream):
         return None  # any text file is text/plain: without a sign of streaming it is just a body
-    return name
+    return spoken
 
 
 def _plain(asked: Asked, head: ResponseHead, log: Log) -> Answer:
@@ -148,7 +149,7 @@ def _stream(
     upstream: Upstream,
     session: Session,
     log: Log,
-    dialect_name: str,
+    spoken: Spoken,
     coding: str,
 ) -> Answer:
     typed = asked.format == "typed"
@@ -156,12 +157,13 @@ def _stream(
         if typed:
             raise Failure("malformed_upstream", f"the upstream's stream is in the content coding {coding[:20]!r}")
         return _plain(asked, head, log)
-    dialect = DIALECTS[dialect_name]()
-    framing = make_framing(dialect.framing, route.limits.max_frame_bytes, strict=typed)
+    dialect = make_dialect(spoken.dialect, spoken.framing, is_certain=spoken.is_certain)
+    framing = make_framing(spoken.framing, route.limits.max_frame_bytes, strict=typed)
     format_ = make_format(
         asked.format,
-        error_frame=dialect.error_frame,
-        native_heartbeat=route.native_heartbeat and dialect.framing == "sse",
+        error_frame=lambda failure: dialect.error_frame(failure, spoken.framing),
+        joint=framing.joint,
+        native_heartbeat=route.native_heartbeat and spoken.framing == "sse",
         stream_id=asked.stream_id,
         route=route.name,
         upstream=upstream.name,
@@ -179,7 +181,7 @@ def _stream(
         relay,
         is_stream=True,
         format=asked.format,
-        dialect=dialect_name,
+        dialect=spoken.dialect,
         head=_render(asked, head.status, head.reason, _stream_head(asked, head, format_), mode),
         mode=mode,
         heartbeat=b"" if (coding and not typed) or not route.heartbeat_s else format_.heartbeat,

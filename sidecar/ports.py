@@ -19,6 +19,8 @@ class Framing(Protocol):
     """Bytes to frames. Holds at most one partial frame; takes linear time over any input."""
 
     name: ClassVar[str]
+    media_types: ClassVar[frozenset[str]]
+    """The content types of bodies framed so, in lower case and without parameters."""
     frame_end: ClassVar[bytes]
     """What ends a frame on the wire; b"" where a read is a frame."""
 
@@ -38,6 +40,16 @@ class Framing(Protocol):
     def pending(self) -> int:
         """Bytes of the partial frame held back."""
 
+    @property
+    def flaw(self) -> Failure | None:
+        """What is broken in the framing itself, so that no frame can be told from here on (a checksum, say), or what
+        `flush` found missing at the end (a bracket); None as long as all is well. What follows a flaw is handed out
+        in pieces with ``data=None``."""
+
+    @classmethod
+    def joint(cls, last: bytes) -> bytes:
+        """What has to stand between ``last``, the latest whole frames relayed (b"" for none), and a frame of ours."""
+
     def feed(self, data: bytes) -> Sequence[Frame]:
         """The frames completed by ``data``. Raises FrameTooLargeError in strict mode; lenient framings
         hand an oversized frame through in pieces with ``data=None`` instead."""
@@ -54,15 +66,21 @@ class Framing(Protocol):
 class Dialect(Protocol):
     """Frames to events, for one stream. Keeps what it needs to number choices and calls, nothing that grows."""
 
-    name: ClassVar[str]
-    framing: ClassVar[str]
-    completes_on_clean_end: ClassVar[bool]
-    """A whole body is a whole stream: there is neither terminator nor finish mark (raw text, unknown streams)."""
-    terminated: bool
-    """The dialect's own terminator has been seen; whatever follows is ignored."""
+    @property
+    def has_terminator(self) -> bool:
+        """There is a frame that says "this was all"; without one the finish marks and the body's end say so."""
 
-    plain_start: ClassVar[bytes]
-    """How the dialect's commonest frame begins on the wire; between this and the frame's end lies its payload."""
+    @property
+    def completes_on_clean_end(self) -> bool:
+        """A whole body is a whole stream: there is neither terminator nor finish mark (raw text, unknown streams)."""
+
+    @property
+    def terminated(self) -> bool:
+        """The dialect's own terminator has been seen; whatever follows is ignored."""
+
+    @property
+    def plain_start(self) -> bytes:
+        """How the dialect's commonest frame begins on the wire; between this and the frame's end lies its payload."""
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """The one event of a frame that is nothing but a piece of content; None for any other, which changes nothing
@@ -78,9 +96,35 @@ class Dialect(Protocol):
     def is_finished(self) -> bool:
         """A finish mark has come for every choice that began, and at least one did."""
 
-    @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
-        """The dialect's own way to say, inside a stream, that it failed; b"" where it has none."""
+    def error_frame(self, failure: Failure, framing: str) -> bytes:
+        """The dialect's own way to say, inside a stream of ``framing``, that it failed; b"" where it has none."""
+
+
+class DialectKind(Protocol):
+    """What the table of dialects holds: the class of each, which makes a `Dialect` and knows where it is spoken."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the configuration."""
+
+    @property
+    def framings(self) -> tuple[str, ...]:
+        """The framings it is spoken in, by their names."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """How the paths end that it is asked for at: ``*`` is any part of one segment, ``**`` any number of
+        segments."""
+
+    @property
+    def streams_by_default(self) -> bool:
+        """A request to one of ``paths`` that says nothing of streaming asks for a stream."""
+
+    def recognises(self, frame: Frame) -> bool:
+        """Whether a stream that begins with ``frame``, asked for at a path nobody knows, is one of this dialect's."""
+
+    def __call__(self) -> Dialect:
+        """A fresh dialect for one stream."""
 
 
 class Ended(msgspec.Struct, gc=False):

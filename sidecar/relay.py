@@ -189,6 +189,11 @@ class Relay:
             self._relay(error.frames, now)
             raise
         self._relay(frames, now)
+        if self._framing.flaw is not None and not self._passes_raw and not self.is_terminated:
+            raise self._framing.flaw
+        if self._dialect.plain_start != self._plain_start:  # the first frame said what it speaks
+            self._plain_start = self._dialect.plain_start
+            self._payload_at = len(self._plain_start)
 
     def _relay(self, frames: Sequence[Frame], now: float) -> None:
         if len(frames) == 1:
@@ -241,8 +246,12 @@ class Relay:
             return said.outcome, said
         if self._dialect.terminated:
             return Outcome.COMPLETED, None
+        flaw = self._framing.flaw
+        if flaw is not None and (failure is None or flaw.code == "malformed_upstream"):
+            return flaw.outcome, flaw
         if self._dialect.is_finished:
-            self._session.warnings = ("terminator_missing",)
+            if self._dialect.has_terminator:
+                self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None
         if failure is None:
             if self._dialect.completes_on_clean_end and self._proves_end:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sidecar.streams import Streams
 
 _STALL_LOOK_S: Final = 1.0
+_UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
@@ -185,7 +186,7 @@ class Stream:
             return
         self._answer = answer
         self._relay = answer.relay
-        if not answer.is_stream or answer.dialect in OPAQUE:  # no event of an unknown stream counts as content
+        if not answer.is_stream or answer.dialect in _UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
         self.check_at = 0.0  # idle, or a heartbeat, may be due before what was waited for so far
         if answer.head is None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from sidecar.dialects import DIALECTS
+from sidecar.errors import Failure
 from sidecar.events import (
     Event,
     Finish,
@@ -48,13 +49,18 @@ class Summary:
 def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
     """Every event of a body that came in ``pieces`` and ended, and the dialect that read it."""
     dialect = DIALECTS[name]()
-    framing = make_framing(dialect.framing, MAX_FRAME_BYTES, strict=True)
+    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
     events: list[Event] = []
     for piece in pieces:
         events += decode_all(dialect, framing.feed(piece))
     events += decode_all(dialect, framing.flush())
     events += dialect.finish()
     return events, dialect
+
+
+def error_frame(name: str, failure: Failure, framing: str = "") -> bytes:
+    """How a dialect tells ``failure`` in the framing it is commonly spoken in."""
+    return DIALECTS[name]().error_frame(failure, framing or DIALECTS[name].framings[0])
 
 
 def decode_all(dialect: Dialect, frames: Iterable[Frame]) -> list[Event]:

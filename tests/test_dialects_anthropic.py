@@ -22,7 +22,7 @@ from sidecar.events import (
     UpstreamError,
     Usage,
 )
-from tests.dialect_reading import decode_payloads
+from tests.dialect_reading import decode_payloads, error_frame
 
 MESSAGE = {"type": "message_start", "message": {"id": "msg_1", "model": "c", "content": []}}
 START = Start("msg_1", "c")
@@ -239,7 +239,7 @@ def test_error_event_that_is_not_json() -> None:
     ],
 )
 def test_error_frame_is_what_the_package_raises_on(code: str, kind: str) -> None:
-    name, data, *rest = DIALECTS["anthropic"].error_frame(Failure(code, "a\nb")).split(b"\n")
+    name, data, *rest = error_frame("anthropic", Failure(code, "a\nb")).split(b"\n")
     assert (name, rest) == (b"event: error", [b"", b""])
     assert msgspec.json.decode(data.removeprefix(b"data: ")) == {
         "type": "error",

@@ -22,7 +22,7 @@ from sidecar.events import (
     UpstreamError,
     Usage,
 )
-from tests.dialect_reading import decode_payloads
+from tests.dialect_reading import decode_payloads, error_frame
 
 START = Start("", "m")
 END = {"done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 6, "eval_duration": 3}
@@ -164,5 +164,5 @@ def test_broken_utf8_lives_on() -> None:
 
 
 def test_error_frame_is_what_the_package_raises_on() -> None:
-    frame = DIALECTS["ollama-chat"].error_frame(Failure("upstream_reset", "gone\naway"))
+    frame = error_frame("ollama-chat", Failure("upstream_reset", "gone\naway"))
     assert frame == b'{"error":"gone\\naway"}\n'

@@ -23,7 +23,7 @@ from sidecar.events import (
     UpstreamError,
     Usage,
 )
-from tests.dialect_reading import decode_payloads
+from tests.dialect_reading import decode_payloads, error_frame
 from tests.dialect_reading import openai_chunk as chunk
 
 START = Start("c1", "m")
@@ -430,7 +430,7 @@ def test_deep_nesting_is_unparsed(depth: int) -> None:
 
 
 def test_error_frame_is_what_the_package_raises_on() -> None:
-    frame = DIALECTS["openai-chat"].error_frame(Failure("idle_timeout", "no byte\nfor 60 s"))
+    frame = error_frame("openai-chat", Failure("idle_timeout", "no byte\nfor 60 s"))
     assert frame.endswith(b"\n\n")
     assert frame.count(b"\n") == 2
     assert msgspec.json.decode(frame.removeprefix(b"data: ")) == {

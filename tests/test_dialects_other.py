@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from sidecar.dialects import DIALECTS, detect, is_stream_type
+from sidecar.dialects import DIALECTS, make_dialect
+from sidecar.dialects.recognition import Spoken, detect
 from sidecar.errors import Failure
 from sidecar.events import Extension, Frame, Start, Token
-from tests.dialect_reading import only_start_first, read
+from sidecar.framing import FRAMINGS, framing_of
+from tests.dialect_reading import error_frame, only_start_first, read
 
 
 def test_raw_text_joins_characters_cut_in_two() -> None:
@@ -48,10 +50,10 @@ def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, ex
 
 
 def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
-    completing = {name for name, dialect in DIALECTS.items() if dialect.completes_on_clean_end}
+    completing = {name for name, kind in DIALECTS.items() if kind().completes_on_clean_end}
     assert completing == {"raw", "opaque-sse", "opaque-ndjson"}
     assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
-    assert {dialect.framing for dialect in DIALECTS.values()} == {"sse", "ndjson", "raw"}
+    assert {framing for kind in DIALECTS.values() for framing in kind.framings} == set(FRAMINGS)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
     ],
 )
 def test_error_frames(name: str, frame: bytes) -> None:
-    assert DIALECTS[name].error_frame(Failure("internal", "m")) == frame
+    assert error_frame(name, Failure("internal", "m")) == frame
 
 
 SSE, NDJSON = "text/event-stream", "application/x-ndjson"
@@ -91,7 +93,8 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
     ],
 )
 def test_auto_detection(path: str, content_type: str, dialect: str | None) -> None:
-    assert detect(path, content_type, "auto") == dialect
+    spoken = detect(path, content_type, "auto")
+    assert (spoken and spoken.dialect) == dialect
 
 
 @pytest.mark.parametrize(
@@ -99,11 +102,37 @@ def test_auto_detection(path: str, content_type: str, dialect: str | None) -> No
     [(SSE, "anthropic"), (NDJSON, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
 )
 def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: str, found: Any) -> None:
-    assert detect("/anything", content_type, "anthropic") == found
+    assert detect("/anything", content_type, "anthropic") == (found and Spoken(found, "sse"))
 
 
 def test_only_framed_types_are_streams_by_themselves() -> None:
-    assert is_stream_type("text/event-stream; charset=utf-8")
-    assert is_stream_type("APPLICATION/X-NDJSON")
-    assert not is_stream_type("text/plain")
-    assert not is_stream_type("application/json")
+    assert framing_of("text/event-stream; charset=utf-8") == "sse"
+    assert framing_of("APPLICATION/X-NDJSON") == "ndjson"
+    assert framing_of("text/plain") == "raw"
+    assert framing_of("application/json") is None
+
+
+FIRST_FRAMES = [
+    ("sse", b'{"id":"c","object":"chat.completion.chunk","choices":[]}', "openai-chat"),
+    ("sse", b'{"choices":[{"delta":{"role":"assistant"}}]}', "openai-chat"),
+    ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
+    ("sse", b'{"type":"ping"}', "anthropic"),
+    ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),
+    ("ndjson", b'{"model":"m","response":"a","done":false}', "ollama-generate"),
+    ("sse", b'{"type":"x"}', None),
+    ("sse", b"[1]", None),
+    ("ndjson", b"{", None),
+]
+
+
+@pytest.mark.parametrize(("framing", "data", "name"), FIRST_FRAMES)
+def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: bytes, name: str | None) -> None:
+    undecided = make_dialect(f"opaque-{framing}", framing, is_certain=False)
+    known = DIALECTS[name or f"opaque-{framing}"]()
+    assert undecided.completes_on_clean_end
+    frame = Frame(data, data)
+    assert undecided.decode(Frame(None, b": hello")) == ()
+    assert list(undecided.decode(frame)) == list(known.decode(frame))
+    assert undecided.completes_on_clean_end == known.completes_on_clean_end
+    assert undecided.plain_start == known.plain_start
+    assert undecided.has_terminator == known.has_terminator

@@ -95,7 +95,7 @@ def _bodies() -> list[tuple[str, list[Frame]]]:
     for folder in ("openai-chat", "anthropic", "ollama"):
         for path in sorted((FIXTURES / folder).iterdir()):
             name = folder if folder != "ollama" else f"ollama-{path.stem.partition('_')[0]}"
-            framing = make_framing(DIALECTS[name].framing, MAX_FRAME_BYTES, strict=True)
+            framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
             frames = [*framing.feed(path.read_bytes()), *framing.flush()]
             bodies.append((name, [frame for frame in frames if frame.data is not None]))
     return bodies

@@ -75,7 +75,7 @@ def _check_split_independence(name: str, body: bytes) -> None:
 def _check_cuts(name: str, body: bytes) -> None:
     """Fed byte by byte, a stream may call itself ended only once the bytes that say so have come."""
     dialect = DIALECTS[name]()
-    framing = make_framing(dialect.framing, MAX_FRAME_BYTES, strict=True)
+    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
     finish_at, terminator_at = _end_offsets(body)
     for at in range(len(body)):
         for frame in framing.feed(body[at : at + 1]):

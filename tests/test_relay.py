@@ -23,7 +23,7 @@ from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
 from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
-from tests.dialect_reading import as_sse
+from tests.dialect_reading import as_sse, error_frame
 from tests.framing_feeds import random_split
 from tests.test_dialects_recordings import SYNTHETIC_OPENAI
 
@@ -54,9 +54,11 @@ class Line:
         self.session = Session(0.0)
         self.session.upstream = UpstreamState.WAITING
         self.dialect = DIALECTS[dialect]()
-        framing = make_framing(self.dialect.framing, max_frame, strict=format_name == "typed")
+        framing = make_framing(DIALECTS[dialect].framings[0], max_frame, strict=format_name == "typed")
         encoder: Any = (
-            TypedFormat("s", "all", "llm", "m", 1) if format_name == "typed" else NativeFormat(self.dialect.error_frame)
+            TypedFormat("s", "all", "llm", "m", 1)
+            if format_name == "typed"
+            else NativeFormat(lambda failure: error_frame(dialect, failure), framing.joint)
         )
         kind = CompressedRelay if "inflater" in options else Relay
         self.relay = kind(framing, self.dialect, encoder, self.session, Log(self.client), **options)
@@ -167,7 +169,7 @@ def test_native_drops_a_partial_frame_and_says_the_dialects_own_error() -> None:
     outcome, said, sent = Line("openai-chat", "native").run([chunk() + chunk()[:30]], RESET)
     assert outcome is Outcome.UPSTREAM_BROKEN
     assert said is not None
-    assert sent == chunk() + DIALECTS["openai-chat"].error_frame(said)
+    assert sent == chunk() + error_frame("openai-chat", said)
     assert b"[DONE]" not in sent
 
 
@@ -373,6 +375,6 @@ def test_any_bytes_have_one_ending(data: st.DataObject) -> None:
     if said is None:
         assert (outcome, native) == (Outcome.COMPLETED, body)
     else:
-        error = DIALECTS[dialect].error_frame(said)
+        error = error_frame(dialect, said)
         assert native.endswith(error)
         assert body.startswith(native.removesuffix(error).rstrip(b"\n"))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
-from sidecar.dialects.payloads import event_name, named_extension, read_object
+from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import anthropic_usage
 from sidecar.dialects.tool_calls import argument_text
@@ -70,7 +70,10 @@ class Anthropic:
     """One message stream. It has one choice, number 0."""
 
     name: ClassVar[str] = "anthropic"
-    framing: ClassVar[str] = "sse"
+    framings: ClassVar[tuple[str, ...]] = ("sse",)
+    paths: ClassVar[tuple[str, ...]] = ("/v1/messages", ":streamRawPredict")
+    streams_by_default: ClassVar[bool] = False
+    has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b"event: content_block_delta\ndata: "
 
@@ -129,7 +132,12 @@ class Anthropic:
         return bool(self._stop_reason)
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
+    def recognises(cls, frame: Frame) -> bool:
+        """A ``message_start``, or the ping or error that may come before it."""
+        return as_text(object_of(frame).get("type")) in {"message_start", "ping", "vertex_event"}
+
+    @classmethod
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """The ``error`` event the official package raises on."""
         error = {"type": _ERROR_TYPES.get(failure.outcome, "api_error"), "message": failure.message}
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"

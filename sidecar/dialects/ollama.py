@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_list, as_text
-from sidecar.dialects.payloads import named_extension, read_object
+from sidecar.dialects.payloads import named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import ollama_usage
 from sidecar.dialects.tool_calls import ToolCalls, argument_text
@@ -58,7 +58,9 @@ _decode_plain_generate = msgspec.json.Decoder(_PlainGenerate).decode
 class _Ollama(ABC):
     """What both streams share. There is one choice, number 0; ``done: true`` is finish mark and terminator in one."""
 
-    framing: ClassVar[str] = "ndjson"
+    framings: ClassVar[tuple[str, ...]] = ("ndjson",)
+    streams_by_default: ClassVar[bool] = True
+    has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b""
 
@@ -80,7 +82,7 @@ class _Ollama(ABC):
         return self.terminated
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """The error line the official package raises on."""
         return msgspec.json.encode({"error": failure.message}) + b"\n"
 
@@ -140,6 +142,7 @@ class OllamaChat(_Ollama):
     """One ``/api/chat`` stream."""
 
     name: ClassVar[str] = "ollama-chat"
+    paths: ClassVar[tuple[str, ...]] = ("/api/chat",)
 
     __slots__ = ()
 
@@ -160,6 +163,12 @@ class OllamaChat(_Ollama):
         message = plain.message
         return None if plain.done else _plain_event(message.content, message.thinking)
 
+    @classmethod
+    def recognises(cls, frame: Frame) -> bool:
+        """An object with a message, a model and a word on whether it is done."""
+        fields = object_of(frame)
+        return isinstance(fields.get("message"), dict) and "model" in fields and "done" in fields
+
     def _is_known(self, fields: dict[str, Any]) -> bool:
         return isinstance(fields.get("message"), dict) or "done" in fields
 
@@ -175,6 +184,7 @@ class OllamaGenerate(_Ollama):
     """One ``/api/generate`` stream."""
 
     name: ClassVar[str] = "ollama-generate"
+    paths: ClassVar[tuple[str, ...]] = ("/api/generate",)
 
     __slots__ = ()
 
@@ -193,6 +203,12 @@ class OllamaGenerate(_Ollama):
         except (ValueError, RecursionError):
             return None
         return None if plain.done else _plain_event(plain.response, plain.thinking)
+
+    @classmethod
+    def recognises(cls, frame: Frame) -> bool:
+        """An object with a response, a model and a word on whether it is done."""
+        fields = object_of(frame)
+        return isinstance(fields.get("response"), str) and "model" in fields and "done" in fields
 
     def _is_known(self, fields: dict[str, Any]) -> bool:
         return isinstance(fields.get("response"), str) or "done" in fields

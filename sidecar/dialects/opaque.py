@@ -19,6 +19,9 @@ from sidecar.events import Event, Extension, Frame, Start
 class _Opaque:
     """One stream of unknown meaning. Only the end of its body completes it."""
 
+    paths: ClassVar[tuple[str, ...]] = ()
+    streams_by_default: ClassVar[bool] = False
+    has_terminator: ClassVar[bool] = False
     completes_on_clean_end: ClassVar[bool] = True
     plain_start: ClassVar[bytes] = b""
 
@@ -51,17 +54,22 @@ class _Opaque:
         """Never: no finish mark is known."""
         return False
 
+    @classmethod
+    def recognises(cls, frame: Frame) -> bool:
+        """Never: it is what is left when nobody does."""
+        return False
+
 
 class OpaqueSSE(_Opaque):
     """Server-sent events of unknown meaning."""
 
     name: ClassVar[str] = "opaque-sse"
-    framing: ClassVar[str] = "sse"
+    framings: ClassVar[tuple[str, ...]] = ("sse",)
 
     __slots__ = ()
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """An ``error`` event, the commonest convention there is."""
         return b"event: error\ndata: " + _error_object(failure) + b"\n\n"
 
@@ -70,12 +78,12 @@ class OpaqueNDJSON(_Opaque):
     """Lines of JSON of unknown meaning."""
 
     name: ClassVar[str] = "opaque-ndjson"
-    framing: ClassVar[str] = "ndjson"
+    framings: ClassVar[tuple[str, ...]] = ("ndjson",)
 
     __slots__ = ()
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """A line with an ``error`` object."""
         return _error_object(failure) + b"\n"
 

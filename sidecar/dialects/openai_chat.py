@@ -17,7 +17,7 @@ import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
 from sidecar.dialects.openai_choice import Choice
-from sidecar.dialects.payloads import event_name, named_extension, read_object
+from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import openai_usage
 from sidecar.dialects.upstream_errors import upstream_error
@@ -147,7 +147,10 @@ class OpenAIChat:
     """One chat completion stream."""
 
     name: ClassVar[str] = "openai-chat"
-    framing: ClassVar[str] = "sse"
+    framings: ClassVar[tuple[str, ...]] = ("sse",)
+    paths: ClassVar[tuple[str, ...]] = ("/chat/completions",)
+    streams_by_default: ClassVar[bool] = False
+    has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b"data: "
 
@@ -222,7 +225,16 @@ class OpenAIChat:
         return bool(self._choices) and all(choice.finish_native for choice in self._choices.values())
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:
+    def recognises(cls, frame: Frame) -> bool:
+        """A chunk calls itself one, or has choices with deltas."""
+        fields = object_of(frame)
+        if as_text(fields.get("object")).startswith("chat."):
+            return True
+        choices = as_list(fields.get("choices"))
+        return bool(choices) and "delta" in as_dict(choices[0])
+
+    @classmethod
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """The error chunk the official package raises on."""
         error = {"message": failure.message, "type": "server_error", "param": None, "code": failure.code}
         return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

@@ -31,6 +31,14 @@ def read_object(data: bytes, name: str = "") -> dict[str, Any] | Extension | Ups
     return upstream_error(payload) if name == "error" else named_extension(name, payload)
 
 
+def object_of(frame: Frame) -> dict[str, Any]:
+    """The JSON object that is all of a frame's data; {} where it is none. Never raises."""
+    try:
+        return as_dict(parse(frame.data or b""))
+    except UnparseableError:
+        return {}
+
+
 def named_extension(name: str, payload: Any) -> Extension:
     """``payload`` under ``name``, else under what it calls itself, else as "unknown"."""
     fields = as_dict(payload)

@@ -19,7 +19,10 @@ class RawText:
     """One body of text. It names nothing, counts nothing and marks no end: only its body's end completes it."""
 
     name: ClassVar[str] = "raw"
-    framing: ClassVar[str] = "raw"
+    framings: ClassVar[tuple[str, ...]] = ("raw",)
+    paths: ClassVar[tuple[str, ...]] = ()
+    streams_by_default: ClassVar[bool] = False
+    has_terminator: ClassVar[bool] = False
     completes_on_clean_end: ClassVar[bool] = True
     plain_start: ClassVar[bytes] = b""
 
@@ -54,6 +57,11 @@ class RawText:
         return False
 
     @classmethod
-    def error_frame(cls, failure: Failure) -> bytes:  # noqa: ARG003 - the Dialect protocol names it
+    def recognises(cls, frame: Frame) -> bool:
+        """Never: any bytes are text."""
+        return False
+
+    @classmethod
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """Nothing: any byte would be read as text of the answer."""
         return b""

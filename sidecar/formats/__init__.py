@@ -29,6 +29,7 @@ def make_format(
     name: str,
     *,
     error_frame: Callable[[Failure], bytes],
+    joint: Callable[[bytes], bytes],
     native_heartbeat: bool,
     stream_id: str,
     route: str,
@@ -38,9 +39,9 @@ def make_format(
 ) -> Format:
     """A fresh format for one stream; each takes what it needs of the rest.
 
-    ``error_frame`` is the dialect's own; ``native_heartbeat`` makes sense for SSE streams only; ``created`` is in
-    seconds since the epoch. Raises KeyError for a name that is not in `FORMATS`.
+    ``error_frame`` is the dialect's own and ``joint`` the framing's; ``native_heartbeat`` makes sense for SSE streams
+    only; ``created`` is in seconds since the epoch. Raises KeyError for a name that is not in `FORMATS`.
     """
     if FORMATS[name] is NativeFormat:
-        return NativeFormat(error_frame, heartbeat=native_heartbeat)
+        return NativeFormat(error_frame, joint, heartbeat=native_heartbeat)
     return TypedFormat(stream_id, route, upstream, model, created)

@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 class NativeFormat:
     """One stream relayed as it came.
 
-    ``error_frame`` is the dialect's own; ``heartbeat`` lets SSE comments in between frames, which some SDKs break on.
+    ``error_frame`` is the dialect's own and ``joint`` the framing's, which together tell of a failure behind whatever
+    came last; ``heartbeat`` lets SSE comments in between frames, which some SDKs break on.
     """
 
-    __slots__ = ("_error_frame", "_last", "heartbeat")
+    __slots__ = ("_error_frame", "_joint", "_last", "heartbeat")
 
     name: ClassVar[str] = "native"
     content_type: str | None = None
     passes_raw: ClassVar[bool] = True
 
-    def __init__(self, error_frame: Callable[[Failure], bytes], *, heartbeat: bool = False) -> None:
+    def __init__(
+        self,
+        error_frame: Callable[[Failure], bytes],
+        joint: Callable[[bytes], bytes],
+        *,
+        heartbeat: bool = False,
+    ) -> None:
         self._error_frame = error_frame
+        self._joint = joint
         self._last = b""
         self.heartbeat = b": keep-alive\n\n" if heartbeat else b""
 
@@ -57,13 +65,4 @@ class NativeFormat:
         if ended.failure is None or ended.failure.code == "upstream_error":
             return b""
         error = self._error_frame(ended.failure)
-        return self._separator(error) + error if error else b""
-
-    def _separator(self, error: bytes) -> bytes:
-        """What ends the line or event that the upstream left open, so that the error is not read as its rest."""
-        last = self._last
-        if not last or last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")):
-            return b""
-        if not error.endswith(b"\n\n"):
-            return b"" if last.endswith(b"\n") else b"\n"
-        return b"\n" if last.endswith((b"\n", b"\r")) else b"\n\n"
+        return self._joint(self._last) + error if error else b""

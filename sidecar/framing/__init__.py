@@ -20,6 +20,8 @@ FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | RawFraming]]] = {
     RawFraming.name: RawFraming,
 }
 
+_OF_MEDIA_TYPE: Final = {media_type: name for name, framing in FRAMINGS.items() for media_type in framing.media_types}
+
 
 def make_framing(name: str, max_frame_bytes: int, *, strict: bool) -> Framing:
     """A fresh framing for one stream.
@@ -28,3 +30,8 @@ def make_framing(name: str, max_frame_bytes: int, *, strict: bool) -> Framing:
     unobserved. Raises KeyError for a name that is not in `FRAMINGS`.
     """
     return FRAMINGS[name](max_frame_bytes, strict=strict)
+
+
+def framing_of(content_type: str) -> str | None:
+    """The framing that a content type (with or without parameters) promises; None where it promises none."""
+    return _OF_MEDIA_TYPE.get(content_type.partition(";")[0].strip().lower())

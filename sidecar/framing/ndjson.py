@@ -14,6 +14,8 @@ from sidecar.framing.whole_json import is_whole_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.errors import Failure
+
 
 class NdjsonFraming:
     """Frames of one NDJSON body: lines ended by LF or CRLF. Blank lines are frames with ``data=None``."""
@@ -21,7 +23,18 @@ class NdjsonFraming:
     __slots__ = ("_held", "_strict", "is_passing", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "ndjson"
+    media_types: ClassVar[frozenset[str]] = frozenset(
+        {
+            "application/x-ndjson",
+            "application/ndjson",
+            "application/jsonl",
+            "application/x-jsonlines",
+            "application/jsonlines",
+            "application/stream+json",
+        }
+    )
     frame_end: ClassVar[bytes] = b"\n"
+    flaw: ClassVar[Failure | None] = None
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:
         self.max_frame_bytes = max_frame_bytes
@@ -62,6 +75,11 @@ class NdjsonFraming:
         except FrameTooLargeError:
             raise FrameTooLargeError(frames) from None
         return frames
+
+    @classmethod
+    def joint(cls, last: bytes) -> bytes:
+        """What ends a line that the upstream left open."""
+        return b"" if not last or last.endswith(b"\n") else b"\n"
 
     def take_pending(self) -> bytes:
         """The bytes of the partial line, which are then no longer held."""

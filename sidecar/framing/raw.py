@@ -13,6 +13,8 @@ from sidecar.events import Frame
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.errors import Failure
+
 
 class RawFraming:
     """Frames of one text body: each read is one, less the first bytes of a UTF-8 character not yet whole.
@@ -24,7 +26,9 @@ class RawFraming:
     __slots__ = ("_held",)
 
     name: ClassVar[str] = "raw"
+    media_types: ClassVar[frozenset[str]] = frozenset({"text/plain"})
     frame_end: ClassVar[bytes] = b""
+    flaw: ClassVar[Failure | None] = None
     is_settled: ClassVar[bool] = False
     is_passing: ClassVar[bool] = False
     max_frame_bytes: ClassVar[int] = 0
@@ -53,6 +57,11 @@ class RawFraming:
                 if not data:
                     return ()
         return (Frame(data, data),)
+
+    @classmethod
+    def joint(cls, last: bytes) -> bytes:
+        """Nothing: there are no frames to tell apart."""
+        return b""
 
     def take_pending(self) -> bytes:
         """The bytes of the partial character, which are then no longer held."""

@@ -22,6 +22,8 @@ from sidecar.framing.whole_json import is_whole_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sidecar.errors import Failure
+
 UNFRAMED: Final = b""
 """`Frame.name` of JSON found outside any field. No event can have this name: an empty one means none was given."""
 
@@ -46,7 +48,9 @@ class SseFraming:
     __slots__ = ("_after_cr", "_at_start", "_held", "_line", "_strict", "is_passing", "is_settled", "max_frame_bytes")
 
     name: ClassVar[str] = "sse"
+    media_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     frame_end: ClassVar[bytes] = b"\n\n"
+    flaw: ClassVar[Failure | None] = None
 
     def __init__(self, max_frame_bytes: int, *, strict: bool) -> None:
         self.max_frame_bytes = max_frame_bytes
@@ -95,6 +99,13 @@ class SseFraming:
         ):
             return (Frame(data[6:-4], data),)
         return self._open(data) if self._at_start else self._scan(data)
+
+    @classmethod
+    def joint(cls, last: bytes) -> bytes:
+        """What ends an event that the upstream left open, so that ours is not read as its rest."""
+        if not last or last.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")):
+            return b""
+        return b"\n" if last.endswith((b"\n", b"\r")) else b"\n\n"
 
     def take_pending(self) -> bytes:
         """The bytes of the partial frame, which are then no longer held."""

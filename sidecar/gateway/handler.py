@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.answer import Asked, own_answer
+from sidecar.dialects.recognition import streams_by_default
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from sidecar.stream import Stream
     from sidecar.streams import Streams
 
-_STREAM_BY_DEFAULT: Final = ("/api/chat", "/api/generate")
 _RETRY_AFTER_S: Final = 1
 _CHANCE_BYTES: Final = 10
 _CHANCES_FETCHED: Final = 256
@@ -186,7 +186,7 @@ class Gateway:
         request, connection = inquiry.request, inquiry.connection
         wants_stream = inquiry.peek.stream
         if wants_stream is None:
-            wants_stream = path.endswith(_STREAM_BY_DEFAULT) or "text/event-stream" in request.headers.get("Accept", "")
+            wants_stream = streams_by_default(path) or "text/event-stream" in request.headers.get("Accept", "")
         asked = Asked(
             inquiry.stream_id,
             request.method,

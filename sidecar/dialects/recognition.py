@@ -1,0 +1,84 @@
+"""Which dialect and framing an answer is in, given the path asked for and the answer's content type.
+
+Owns the reading of paths and types. Must not know what any dialect means; first frames are `first_frame`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+import msgspec
+
+from sidecar.dialects import DIALECTS, OPAQUE
+from sidecar.framing import framing_of
+
+_SAME_SERVER: Final = frozenset(
+    {"openai-chat", "openai-completions", "openai-responses", "anthropic", "ollama-chat", "ollama-generate"}
+)
+"""What one server often answers beside each other, so that a configured one of these does not speak for the others."""
+
+_BY_PATH_ALONE: Final = frozenset({"json-array"})
+"""Framings whose content type every plain answer has too: only a path of the dialect's own makes a stream of it."""
+
+_PATHS_KNOWN: Final = 256
+
+
+class Spoken(msgspec.Struct, frozen=True, gc=False):
+    """What an answer speaks; not ``is_certain`` where its first frame may say better."""
+
+    dialect: str
+    framing: str
+    is_certain: bool = True
+
+
+def _suffix(pattern: str) -> re.Pattern[str]:
+    pieces = [
+        {"/**": r"(?:/.*)?", "*": r"[^/]+"}.get(piece) or re.escape(piece)
+        for piece in re.split(r"(/\*\*(?=/|\Z)|\*)", pattern)
+    ]
+    return re.compile(".*" + "".join(pieces) + "/?", re.DOTALL)
+
+
+_PATTERNS: Final = [(name, _suffix(path)) for name, dialect in DIALECTS.items() for path in dialect.paths]
+
+
+@lru_cache(_PATHS_KNOWN)
+def dialect_of_path(path: str) -> str | None:
+    """The dialect that a request's path (query or not) asks in; None where many might."""
+    route = path.partition("?")[0]
+    return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
+
+
+def streams_by_default(path: str) -> bool:
+    """Whether a request to ``path`` that says nothing of streaming asks for a stream."""
+    name = dialect_of_path(path)
+    return name is not None and DIALECTS[name].streams_by_default
+
+
+def detect(path: str, content_type: str, configured: str) -> Spoken | None:
+    """What an answer speaks; None where it cannot be a stream.
+
+    ``path``: the request's, with or without query. ``content_type``: the answer's, with or without parameters.
+    ``configured``: the upstream's dialect, or "auto". A configured one wins over any type that may be a stream, because
+    servers mislabel streams; "raw" is only a candidate, as short plain text answers have the same type.
+    """
+    promised = framing_of(content_type)
+    if promised is None:
+        return None
+    asked = dialect_of_path(path)
+    if configured == "auto" or (configured in _SAME_SERVER and asked in _SAME_SERVER):
+        return _by_path(asked, promised)
+    framings = DIALECTS[configured].framings
+    if promised in _BY_PATH_ALONE and (promised not in framings or asked != configured):
+        return None
+    return Spoken(configured, promised if promised in framings else framings[0])
+
+
+def _by_path(asked: str | None, promised: str) -> Spoken | None:
+    if asked is not None and promised in DIALECTS[asked].framings:
+        return Spoken(asked, promised)
+    if promised in OPAQUE:
+        return Spoken(OPAQUE[promised].name, promised, is_certain=False)
+    return Spoken(promised, promised) if promised in DIALECTS else None
