@@ -22,6 +22,7 @@ from sidecar.gateway import ClientServer, Gateway, Target
 from sidecar.headers import HeaderPolicy, credential_headers
 from sidecar.secrets import Secret
 from sidecar.streams import Streams
+from sidecar.subscribers import prepare_listener
 from sidecar.upstream import UpstreamPool
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class App:
             settings, self._targets, self.streams, _secret(settings.auth, environ), self._clock, wall_clock
         )
         stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
-        self._protocols = ClientServer(gateway.handle, stall_timeout_s=stall_timeout_s, max_field=_MAX_FIELD_BYTES)
+        self._stall_timeout_s = stall_timeout_s
+        self._protocols = ClientServer(gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
         self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ))
         self.address = settings.listen
@@ -116,6 +118,7 @@ class App:
         """Listen. Raises OSError for an address that cannot be had."""
         listener = _listening_socket(self._settings.listen)
         try:
+            prepare_listener(listener, self._stall_timeout_s)
             self._admin.start()
             tls = _server_tls(self._settings)
             if listener.family == socket.AF_UNIX:
@@ -130,18 +133,19 @@ class App:
             raise
         self.address = _bound_address(listener, self._settings.listen)
         self._server = server
-        self.streams.start(self._sweep_pools)
+        self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
         # full collection over thousands of live streams is a pause that every one of them feels.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
 
-    def _sweep_pools(self, now: float) -> None:
+    def _sweep_idle(self, now: float) -> None:
         del now  # pools go by the loop's own clock, which stamps their idle connections
         loop_now = self._loop.time()
         for target in self._targets.values():
             target.pool.sweep(loop_now)
+        self._protocols.sweep(loop_now)
 
     async def close(self) -> None:
         """Stop listening, end every stream and leave nothing behind."""

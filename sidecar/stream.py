@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.answer import Asked
-    from sidecar.held_body import HeldBody
+    from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
     from sidecar.relay import BodyRelay
     from sidecar.session import Session
@@ -50,12 +50,12 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_answer",
-        "_body",
         "_client",
         "_clock",
         "_deadlines",
         "_dialing",
         "_exchange",
+        "_held",
         "_is_whole",
         "_last_bytes_at",
         "_log",
@@ -93,7 +93,7 @@ class Stream:
         self.may_resend = False
         self.keep_alive = False
         self.check_at = NEVER
-        self._body: HeldBody | None = None
+        self._held: HeldRequest | None = None
         self._streams = streams
         self._clock = clock
         self._client = client
@@ -191,10 +191,11 @@ class Stream:
         self.check_at = 0.0  # idle, or a heartbeat, may be due before what was waited for so far
         if answer.head is None:
             return
-        self._release_body()
         self.session.has_sent = True
+        self._let_go()
         self.keep_alive = self.asked.keep_alive and answer.mode is not BodyMode.CLOSE
-        self._client.start(answer.head, is_chunked=answer.mode is BodyMode.CHUNKED)
+        rendered, answer.head = answer.head, None  # sent once, and not kept for as long as the stream lasts
+        self._client.start(rendered, is_chunked=answer.mode is BodyMode.CHUNKED)
 
     def on_body(self, data: bytes) -> None:
         """One read of the upstream, through to the client's transport before this returns."""
@@ -467,20 +468,21 @@ class Stream:
         if not self.session.end(outcome, self._clock(), failure):
             return
         self._log.drop()
-        self._release_body()
+        self._let_go()
         self._streams.ended(self)
         self._settle()
 
-    def hold_body(self, body: HeldBody) -> None:
-        """Account for the request's body, and let go of it as soon as an answer begins or the stream ends."""
-        self._body = body
-        self._streams.body_bytes += len(body.data)
+    def hold(self, request: HeldRequest) -> None:
+        """Account for the request, and let go of it as soon as an answer begins or the stream ends."""
+        self._held = request
+        self._streams.body_bytes += request.held_bytes
 
-    def _release_body(self) -> None:
-        if self._body is not None:
-            self._streams.body_bytes -= len(self._body.data)
-            self._body.data = b""
-            self._body = None
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._streams.body_bytes -= self._held.held_bytes
+            if self.session.has_sent:  # else the door still has to answer it
+                self._held.let_go()
+            self._held = None
 
     def _settle(self) -> None:
         if not self.settled.done():

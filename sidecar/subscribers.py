@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     CallSoon = Callable[[Callable[[], None]], object]
 
 WRITE_HIGH_WATER_BYTES: Final = 16 * 1024
+"""What a client's transport takes ahead of it before it says that it is full."""
+
 _NOTSENT_LOWAT_BYTES: Final = 16 * 1024
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 _USER_TIMEOUT_MARGIN_S: Final = 30.0
@@ -29,18 +31,18 @@ _TCP_CLOSE_WAIT: Final = 8
 _TCP_INFO_BYTES: Final = 8
 
 
-def prepare_client_socket(transport: asyncio.Transport, stall_timeout_s: float) -> None:
-    """Bound what the transport and the kernel take ahead of a client that does not read.
+def prepare_listener(sock: socket.socket, stall_timeout_s: float) -> None:
+    """Bound what the kernel takes ahead of a client that does not read.
 
-    ``TCP_USER_TIMEOUT`` lies above the stall deadline, or it would be the stall deadline; it frees what is left over
-    when a stream has ended and its client never reads the tail.
+    What it accepts on a listening socket has that one's options from the start, which spares six system calls for each
+    connection. ``TCP_USER_TIMEOUT`` lies above the stall deadline, or it would be the stall deadline; it frees what is
+    left over when a stream has ended and its client never reads the tail.
     """
-    transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int((stall_timeout_s + _USER_TIMEOUT_MARGIN_S) * 1000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sidecar.answer import Asked
 from sidecar.errors import Failure, Outcome
-from sidecar.held_body import HeldBody
+from sidecar.held_request import HeldRequest
 from sidecar.ports import ResponseHead
 from sidecar.settings import Address, EofRule, Limits, Route, Timeouts, Upstream
 from sidecar.streams import Streams
@@ -202,7 +202,7 @@ class Rig:
         route = Route("all", ("llm",), limits=limits, heartbeat_s=heartbeat_s)
         self.stream = self.streams.open(asked, route, self.client, self.clock.now)
         if body:
-            self.stream.hold_body(HeldBody(body))
+            self.stream.hold(HeldRequest(body))
 
     def send(self) -> Rig:
         """The request is on its way."""

@@ -23,7 +23,7 @@ FLOORS = {
         "client_watch",
         "deadlines",
         "headers",
-        "held_body",
+        "held_request",
         "log",
         "relay",
         "routing",

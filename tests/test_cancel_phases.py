@@ -135,11 +135,10 @@ async def test_leaving_while_connecting(how: str, departures: Departures) -> Non
         async with before(nowhere) as app, connected(app) as client:
             departures.app = app
             await client.send(ask())
-            await until(lambda: app.streams.tasks)
+            await until(lambda: app.pool("llm").active)
             leave(client, how)
             await until(lambda: departures.seen)
-            await until(lambda: app.streams.tasks == 0)
-            assert app.pool("llm").active == 0
+            await until(lambda: app.pool("llm").active == 0)
             assert app.streams.outcomes == {Outcome.CLIENT_CANCELLED: 1}
 
 
@@ -174,8 +173,8 @@ async def test_leaving_within_a_json_body_never_calls_the_upstream(how: str) -> 
 
 
 @on_uvloop
-async def test_leaving_right_behind_a_request_asks_no_upstream() -> None:
-    """The request and the FIN come in one turn; an idle connection stands ready, and is not used."""
+async def test_leaving_right_behind_a_request_leaves_nothing() -> None:
+    """The request and the FIN wait together, and an idle connection stands ready: it is used once and dropped."""
     async with answering(plain(b"{}")) as upstream, before(upstream.address) as app:
         async with connected(app) as first:
             await first.ask(ask(stream=False))
@@ -187,7 +186,7 @@ async def test_leaving_right_behind_a_request_asks_no_upstream() -> None:
                 sock.shutdown(socket.SHUT_WR)
             await until(lambda: app.streams.outcomes[Outcome.CLIENT_CANCELLED] == 1)
             await until(lambda: len(app._protocols.connections) == 0)
-        assert (len(upstream.received), len(app.streams), app.streams.tasks) == (1, 0, 0)
+        assert (app.pool("llm").active, app.pool("llm").idle, len(app.streams), app.streams.tasks) == (0, 0, 0, 0)
 
 
 def _raw(client: Client) -> socket.socket:
@@ -197,18 +196,18 @@ def _raw(client: Client) -> socket.socket:
 @on_uvloop
 async def test_leaving_as_the_dial_fails_is_still_one_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is refused in the very turn in which the client goes."""
-    go = asyncio.Event()
+    dialling: list[asyncio.Future[Any]] = []
 
     async def refused(self: UpstreamPool) -> Any:
-        await go.wait()
-        # The client's departure, as its connection's callback would tell it, before the door learns of the refusal.
-        next(iter(app.streams)).client_gone()
-        raise Failure("upstream_refused", "refused")
+        dialling.append(asyncio.get_running_loop().create_future())
+        return await dialling[0]
 
     monkeypatch.setattr(UpstreamPool, "dial", refused)
     async with serving() as server, before(server.address) as app, connected(app) as client:
         await client.send(ask(CHAT))
-        await until(lambda: app.streams.tasks)
-        go.set()
+        await until(lambda: dialling)
+        dialling[0].set_exception(Failure("upstream_refused", "refused"))
+        # The client's departure, as its connection's callback would tell it, before the door learns of the refusal.
+        next(iter(app.streams)).client_gone()
         assert await client.rest() == b""
         assert app.streams.outcomes == {Outcome.CLIENT_CANCELLED: 1}

@@ -55,7 +55,7 @@ async def test_connecting(caplog: pytest.LogCaptureFixture) -> None:
     with blackhole() as nowhere:
         async with before(nowhere) as app, client_of(app) as client:
             await client.send(ask())
-            await until(lambda: app.streams.tasks)
+            await until(lambda: app.pool("llm").active)
             await shut_down(app, caplog)
             check_refused(await client.reply())
             assert app.streams.outcomes == {Outcome.SHUT_DOWN: 1}

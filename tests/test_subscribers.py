@@ -7,12 +7,11 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from sidecar.subscribers import WRITE_HIGH_WATER_BYTES, HttpSubscriber, prepare_client_socket
+from sidecar.subscribers import HttpSubscriber, prepare_listener
 from tests.app_support import on_uvloop
 from tests.departures import until
 
@@ -173,28 +172,29 @@ def test_an_aborted_transport_has_no_peer() -> None:
 
 @on_uvloop
 async def test_the_kernel_is_kept_from_taking_much_ahead() -> None:
+    """What is accepted has the options of the socket it was accepted on."""
     made: list[asyncio.Transport] = []
 
     class Protocol(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            prepare_client_socket(cast("asyncio.Transport", transport), 30.0)
             made.append(cast("asyncio.Transport", transport))
 
-    server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    listener = socket.create_server(("127.0.0.1", 0))
+    prepare_listener(listener, 30.0)
+    server = await asyncio.get_running_loop().create_server(Protocol, sock=listener)
+    _, writer = await asyncio.open_connection(*listener.getsockname())
     await until(lambda: made)
     sock = made[0].get_extra_info("socket")
-    assert made[0].get_write_buffer_limits()[1] == WRITE_HIGH_WATER_BYTES
     assert sock.getsockopt(socket.IPPROTO_TCP, 25) == 16 * 1024  # TCP_NOTSENT_LOWAT
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000  # above the stall deadline
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
     writer.close()
     made[0].abort()
     server.close()
 
 
-@on_uvloop
-async def test_a_unix_socket_has_no_such_options(tmp_path: Path) -> None:
+def test_a_unix_socket_has_no_such_options() -> None:
     with unix_pair() as (ours, _):
-        transport = Written(ours)
-        prepare_client_socket(cast("asyncio.Transport", transport), 30.0)
-        assert transport.high == WRITE_HIGH_WATER_BYTES
+        prepare_listener(ours, 30.0)  # or the system would refuse them
+        assert ours.family == socket.AF_UNIX

@@ -7,29 +7,41 @@ streams or upstreams; it tells one listener at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
+from aiohttp.web_request import BaseRequest
 
 from sidecar.answer import own_answer
 from sidecar.errors import Failure
 from sidecar.formats.problems import problem
-from sidecar.subscribers import prepare_client_socket
+from sidecar.subscribers import WRITE_HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp.web_request import BaseRequest
+    from aiohttp.streams import StreamReader
 
     from sidecar.subscribers import HttpSubscriber
+
+    Handle = Callable[[BaseRequest], Awaitable[bool]]
+    """Answers one request; whether its connection may carry another."""
 
 logger = logging.getLogger("sidecar.gateway")
 
 KEEPALIVE_TIMEOUT_S: Final = 75.0
+"""How long a connection may wait for a request: the first one, too."""
+
+LINGER_S: Final = 10.0
+"""How long the rest of a body that nobody wanted is taken, so that its sender gets to read the answer."""
+
 _READ_BUFFER_BYTES: Final = 16 * 1024
+_NO_WRITER: Any = None
+"""Answers are written to the transport; aiohttp's writer is not used."""
 
 
 class ClientListener(Protocol):
@@ -48,37 +60,15 @@ class ClientListener(Protocol):
         """Its leaving would go unheard (its socket is not read, say), or would be heard again."""
 
 
-class AlreadySent(web.StreamResponse):
-    """Tells aiohttp that the answer is on the transport, and whether the connection may carry another."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._is_kept = keep_alive
-
-    async def prepare(self, request: BaseRequest) -> None:
-        """Nothing is left to prepare."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection may carry another request."""
-        return self._is_kept
-
-
-KEEP: Final = AlreadySent(keep_alive=True)
-CLOSE: Final = AlreadySent(keep_alive=False)
-
-
 class ClientConnection(web.RequestHandler):
     """One client connection. `has_left` is true from the moment the peer closed either side of it."""
 
-    __slots__ = ("_is_reading", "_listener", "_stall_timeout_s", "_subscriber", "has_left", "is_unread")
+    __slots__ = ("_handle", "_is_reading", "_listener", "_subscriber", "has_left", "idle_since", "is_unread")
 
-    def __init__(self, manager: web.Server, *, stall_timeout_s: float, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, handle: Handle, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._stall_timeout_s = stall_timeout_s
+        self._handle = handle
+        self.idle_since = self._loop.time()
         self._listener: ClientListener | None = None
         self._subscriber: HttpSubscriber | None = None
         self.has_left = False
@@ -106,7 +96,7 @@ class ClientConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what this connection may hold before anything is read."""
-        prepare_client_socket(cast("asyncio.Transport", transport), self._stall_timeout_s)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -179,28 +169,97 @@ class ClientConnection(web.RequestHandler):
             if self._listener is not None:
                 self._listener.client_unread(is_unread)
 
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
+    async def start(self) -> None:
+        """Serve the connection's requests one after the other, in its own task.
+
+        aiohttp's own way gives every request one more task, and keeps all that was read of it until it is answered.
+        """
+        try:
+            while not self._force_close and await self._serve_next():
+                self.idle_since = self._loop.time()
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug ends this connection and no other
+            self.log_exception(exc_info=error)
+            self.force_close()
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _serve_next(self) -> bool:
+        """One request, from its head to its answer. Whether there may be another."""
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message, payload = self._messages.popleft()
+        self._make_room()
+        if isinstance(message, _ErrInfo):
+            self._answer_error(message.exc)
+            return False
+        request = BaseRequest(
+            message, payload, self, _NO_WRITER, cast("asyncio.Task[None]", self._task_handler), self._loop
+        )
+        unread = None if payload.is_eof() else payload
+        self._current_request = request if unread is not None else None
+        self._request_in_progress = True
+        answering = self._handle(request)
+        del message, payload, request  # a stream lets go of its request long before its end
+        try:
+            keep_alive = await answering
+            if unread is not None and not unread.is_eof() and not self.has_left:
+                await self._linger(unread)
+                keep_alive = keep_alive and unread.is_eof()
+        except ConnectionError:
+            return False
+        except Exception as error:  # noqa: BLE001 - the client is told, whatever it was
+            logger.error(  # noqa: TRY400 - its text may quote the request
+                "request failed: %s", type(error).__name__
+            )
+            self._answer_error(None)
+            return False
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        return keep_alive and not self._close and not self._upgraded
+
+    def _make_room(self) -> None:
+        """A request was taken off the queue: more may be parsed, and read where the queue was full."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _linger(self, unread: StreamReader) -> None:
+        """Take the rest of a body in silence: to close on bytes nobody has read would reset the answer."""
+        with contextlib.suppress(TimeoutError, HttpProcessingError, RequestPayloadError):
+            async with asyncio.timeout(LINGER_S):
+                while not unread.is_eof() and not self._force_close:
+                    await unread.readany()
+
+    def is_idle_since(self, oldest: float) -> bool:
+        """Whether it has been waiting for a request since before ``oldest``, by the loop's clock."""
+        return self._waiter is not None and self.idle_since < oldest
+
+    def _answer_error(self, exc: BaseException | None) -> None:
         """Answer a request that could not be parsed, or a bug of ours; nothing of the request is echoed or logged."""
-        del message
-        if status >= 500:
-            logger.error("request failed: %s", type(exc).__name__)
+        if exc is None:
             failure = Failure("internal", "the sidecar failed on this request")
         elif isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
             failure = Failure("headers_too_large", "the request's header block is too large")
         else:
             failure = Failure("bad_request", "the request is not valid HTTP/1.1")
-        if self.transport is None or request.writer.output_size > 0:
-            raise ConnectionError("an answer has begun already")
+        if self.transport is None:
+            return
         content_type, body = problem("problem", failure, "")
         headers = [(b"Content-Type", content_type.encode())]
         self.transport.write(own_answer((1, 1), failure.http_status, headers, body, keep_alive=False))
-        return CLOSE
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """The kind of an unexpected error, never its text: that may quote the request."""
@@ -211,14 +270,12 @@ class ClientConnection(web.RequestHandler):
 class ClientServer(web.Server):
     """Makes a `ClientConnection` for each accepted socket."""
 
-    def __init__(
-        self, handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]], *, stall_timeout_s: float, max_field: int
-    ) -> None:
-        super().__init__(handler, handler_cancellation=False)
+    def __init__(self, handle: Handle, *, max_field: int) -> None:
+        super().__init__(_never, handler_cancellation=False)
         self._options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
-            "stall_timeout_s": stall_timeout_s,
-            "keepalive_timeout": KEEPALIVE_TIMEOUT_S,
+            "handle": handle,
+            "keepalive_timeout": 0.0,  # a timer for each connection: ours are swept
             "tcp_keepalive": False,
             "access_log": None,
             "auto_decompress": False,
@@ -229,3 +286,14 @@ class ClientServer(web.Server):
 
     def __call__(self) -> ClientConnection:
         return ClientConnection(self, **self._options)
+
+    def sweep(self, now: float) -> None:
+        """Close what has waited for a request for too long; ``now`` is the loop's time."""
+        oldest = now - KEEPALIVE_TIMEOUT_S
+        for connection in [one for one in self._connections if cast("ClientConnection", one).is_idle_since(oldest)]:
+            connection.force_close()
+
+
+async def _never(request: BaseRequest) -> web.StreamResponse:
+    """What aiohttp's server wants and `ClientConnection.start` does not use."""
+    raise NotImplementedError

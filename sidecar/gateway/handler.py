@@ -16,11 +16,11 @@ from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem
 from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
-from sidecar.gateway.connection import CLOSE, KEEP, ClientConnection
+from sidecar.gateway.connection import ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
-from sidecar.held_body import HeldBody
+from sidecar.held_request import HeldRequest
 from sidecar.routing import Router, model_from_path, peek_body, safe_path, split_target
 from sidecar.secrets import SecretUnreadableError
 from sidecar.subscribers import HttpSubscriber
@@ -28,7 +28,6 @@ from sidecar.subscribers import HttpSubscriber
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aiohttp import web
     from aiohttp.web_request import BaseRequest
 
     from sidecar.headers import Headers
@@ -84,15 +83,15 @@ class Gateway:
         self._router = Router(settings)
         self._max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
 
-    async def handle(self, request: BaseRequest) -> web.StreamResponse:
-        """aiohttp's handler: one request to its end."""
+    async def handle(self, request: BaseRequest) -> bool:
+        """One request to its end. Whether its connection may carry another."""
         received_at = self._clock()
         target = request.raw_path
         if not target.startswith("/"):
             target = request.rel_url.raw_path_qs
         cors = self._settings.cors
         inquiry = Inquiry(
-            request,
+            HeldRequest(head=request),
             cast("ClientConnection", request.protocol),
             self._stream_ids.next(self._wall_clock()),
             received_at,
@@ -101,14 +100,15 @@ class Gateway:
             bears_own_token=self._auth is not None,
             extra_headers=cors_headers(cors, request.headers.get("Origin")) if cors.origins else [],
         )
+        del request  # a frame that waits as long as a stream lasts must not keep what the stream has let go
         try:
             return await self._answer(inquiry)
         except Failure as failure:
             return self._refuse(inquiry, failure)
         except ConnectionError:
-            return CLOSE  # the client left in the middle of its body: there is nobody to answer
+            return False  # the client left in the middle of its body: there is nobody to answer
 
-    async def _answer(self, inquiry: Inquiry) -> web.StreamResponse:
+    async def _answer(self, inquiry: Inquiry) -> bool:
         request = inquiry.request
         if self._settings.cors.origins and is_preflight(request.method, request.headers):
             return self._preflight(inquiry)
@@ -119,9 +119,10 @@ class Gateway:
         await self._read(inquiry, needs_model=needs_model)
         route = self._router.match(path, host, request.headers, inquiry.model)
         limit = route.limits.max_body_bytes
-        if (request.content_length or 0) > limit or (inquiry.body is not None and len(inquiry.body.data) > limit):
+        if max(request.content_length or 0, inquiry.held.held_bytes) > limit:
             raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
         stream = self._open(inquiry, route, path, self._format(request, route))
+        del request  # as in `handle`
         try:
             await serve(stream, inquiry, self._targets, self._streams)
         except asyncio.CancelledError:
@@ -131,11 +132,11 @@ class Gateway:
             if not isinstance(error, Failure):
                 stream.crash()
             if stream.session.has_sent:
-                return CLOSE  # a second answer in the middle of the first would be read as its body
+                return False  # a second answer in the middle of the first would be read as its body
             raise
         finally:
             inquiry.connection.unlisten()
-        return KEEP if stream.keep_alive else CLOSE
+        return stream.keep_alive
 
     def _check(self, request: BaseRequest) -> None:
         """What is refused before a byte of the body is read. Raises Failure."""
@@ -164,15 +165,15 @@ class Gateway:
         if not request.body_exists:
             return
         if not needs_model and not is_read_whole(request, inquiry.family):
-            inquiry.body = None
+            inquiry.held.body = None
             return
         refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
-        inquiry.body = HeldBody(
-            await read_whole(request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes)
+        inquiry.held.body = body = await read_whole(
+            request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes
         )
-        inquiry.peek = peek_body(inquiry.body.data)
+        inquiry.peek = peek_body(body)
         inquiry.model = inquiry.model or inquiry.peek.model
 
     def _format(self, request: BaseRequest, route: Route) -> str:
@@ -204,12 +205,11 @@ class Gateway:
         subscriber = HttpSubscriber(connection.transport, self._loop.call_soon, is_ready=not connection.writing_paused)
         stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
         stream.session.body_read_at = self._clock()
-        if inquiry.body is not None:
-            stream.hold_body(inquiry.body)
+        stream.hold(inquiry.held)
         connection.listen(stream, subscriber)
         return stream
 
-    def _preflight(self, inquiry: Inquiry) -> web.StreamResponse:
+    def _preflight(self, inquiry: Inquiry) -> bool:
         headers = inquiry.request.headers
         allowed = preflight_headers(
             self._settings.cors,
@@ -219,7 +219,7 @@ class Gateway:
         )
         return self._send(inquiry, 204, allowed, b"")
 
-    def _refuse(self, inquiry: Inquiry, failure: Failure) -> web.StreamResponse:
+    def _refuse(self, inquiry: Inquiry, failure: Failure) -> bool:
         """An HTTP error in the shape of the path's dialect; nothing of the request is in it."""
         content_type, body = problem(inquiry.family, failure, inquiry.stream_id)
         headers = [
@@ -237,11 +237,11 @@ class Gateway:
             headers.append((b"WWW-Authenticate", b"Bearer"))
         return self._send(inquiry, status, headers, body)
 
-    def _send(self, inquiry: Inquiry, status: int, headers: Headers, body: bytes) -> web.StreamResponse:
+    def _send(self, inquiry: Inquiry, status: int, headers: Headers, body: bytes) -> bool:
         """One whole answer of our own; the connection is kept only where nothing of the request is left unread."""
         request, transport = inquiry.request, inquiry.connection.transport
         if transport is None or transport.is_closing():
-            return CLOSE
+            return False
         content = request.content
         keep_alive = request.keep_alive and content.is_eof() and content.exception() is None
         if request.method == "HEAD" or status == 204:
@@ -249,4 +249,4 @@ class Gateway:
                 headers = [*headers, (b"Content-Length", b"%d" % len(body))]
             body = b""
         transport.write(own_answer(request.version, status, headers, body, keep_alive=keep_alive))
-        return KEEP if keep_alive else CLOSE
+        return keep_alive

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sidecar.errors import Failure
-from sidecar.held_body import HeldBody
+from sidecar.held_request import HeldRequest
 from sidecar.routing import BodyPeek
 from sidecar.secrets import SecretUnreadableError
 
@@ -46,10 +46,11 @@ class Target:
 class Inquiry:
     """One request as far as it has been understood.
 
-    ``body`` is None for one that is streamed through. ``bears_own_token``: its Authorization was for the sidecar.
+    ``held`` has its head and body, as long as an upstream may yet have to be asked. ``bears_own_token``: its
+    Authorization was for the sidecar.
     """
 
-    request: BaseRequest
+    held: HeldRequest
     connection: ClientConnection
     stream_id: str
     received_at: float
@@ -57,6 +58,16 @@ class Inquiry:
     family: str
     bears_own_token: bool
     extra_headers: Headers = field(default_factory=list)
-    body: HeldBody | None = field(default_factory=HeldBody)
     peek: BodyPeek = BodyPeek()  # noqa: RUF009 - frozen
     model: str | None = None
+
+    @property
+    def request(self) -> BaseRequest:
+        """What aiohttp read of it; gone once an answer of an upstream's has begun."""
+        request: BaseRequest = self.held.head
+        return request
+
+    @property
+    def is_streamed(self) -> bool:
+        """Its body is streamed through, and so can be sent but once."""
+        return self.held.body is None

@@ -7,7 +7,7 @@ stream hears those by itself.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import Failure, Outcome
 from sidecar.gateway.bodies import stream_body
@@ -39,7 +39,7 @@ async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target],
             failure = own
         if failure is None:
             return
-        if failure.outcome not in _WORTH_ANOTHER or failure.code == "total_timeout" or inquiry.body is None:
+        if failure.outcome not in _WORTH_ANOTHER or failure.code == "total_timeout" or inquiry.is_streamed:
             break
     assert failure is not None  # noqa: S101 - a route has at least one upstream
     stream.give_up(failure)
@@ -51,15 +51,15 @@ async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Stream
     if not stream.begin(target.upstream):
         return None
     # A body that is streamed through cannot be sent twice, so it never goes on a connection that may be dead.
-    may_resend = inquiry.body is not None
+    may_resend = not inquiry.is_streamed
     connection = target.pool.take() if may_resend else None
     while True:
         if connection is None:
-            connection = await _dial(stream, target, streams)
+            connection = await _dial(stream, target)
             if connection is None:
                 return stream.failure
         exchange = _send(stream, inquiry, target, connection)
-        if inquiry.body is None:
+        if inquiry.is_streamed:
             await _upload(stream, inquiry, exchange, target, streams)
         await stream.settled
         if stream.failure is None or not stream.may_resend or not may_resend:
@@ -82,20 +82,35 @@ def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connecti
     return exchange
 
 
-async def _dial(stream: Stream, target: Target, streams: Streams) -> Connection | None:
+class _Dialling:
+    """What the stream calls off when nobody wants the connection any more: the waiting of the task that asked."""
+
+    __slots__ = ("is_called_off", "task")
+
+    def __init__(self) -> None:
+        self.task = cast("asyncio.Task[None]", asyncio.current_task())
+        self.is_called_off = False
+
+    def cancel(self) -> bool:
+        """Call it off, once."""
+        if self.is_called_off:
+            return False
+        self.is_called_off = True
+        return self.task.cancel()
+
+
+async def _dial(stream: Stream, target: Target) -> Connection | None:
     """A fresh connection; None when the stream ended or failed meanwhile."""
-    task: asyncio.Task[Any] = streams.spawn(target.pool.dial(), "dial")
-    stream.dialing(task)
+    dialling = _Dialling()
+    stream.dialing(dialling)
     try:
-        connection: Connection = await task
+        connection = await target.pool.dial()
     except Failure as failure:
         stream.on_fail(failure, may_resend=False)
         return None
     except asyncio.CancelledError:
-        if task.done() and not task.cancelled() and task.exception() is None:
-            task.result().close()  # it came in the very turn in which nobody wanted it any more
-        if (current := asyncio.current_task()) is not None and current.cancelling():
-            raise
+        if not dialling.is_called_off or dialling.task.uncancel():
+            raise  # it was not, or not only, the stream that wanted no more
         return None  # the client left, or the process ends: the stream knows
     if not stream.connected():
         connection.close()
@@ -127,7 +142,7 @@ async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: 
 def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, bytes | None, bool]:
     """The head and body for one upstream, and whether the body goes in chunks. Raises Failure."""
     request = inquiry.request
-    body = inquiry.body.data if inquiry.body is not None else None
+    body = inquiry.held.body
     model = mapped_model(target.upstream, inquiry.model)
     if model is not None and body and inquiry.peek.model is not None:
         body = rewrite_model(body, model)

@@ -13,33 +13,35 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 KEEPALIVE_IDLE_S: Final = 30
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 3
+_KEEPALIVE: Final = (
+    (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+    (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+    (socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+)
 
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """One row of getaddrinfo."""
 
 
 def tcp_socket(info: AddressInfo) -> socket.socket:
-    """An unconnected, non-blocking TCP socket with our options set.
-
-    SO_RCVBUF must be set before connect: the window scale is fixed by the handshake.
-    """
+    """An unconnected, non-blocking TCP socket with our options set."""
     sock = socket.socket(info[0], info[1], info[2])
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ):
-            if hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        bound_socket(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def bound_socket(sock: socket.socket) -> None:
+    """Bound what the kernel reads ahead and how long it believes in a silent peer; before connecting or just after."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def unix_socket() -> socket.socket:
