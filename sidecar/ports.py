@@ -192,6 +192,9 @@ class ResponseSink(Protocol):
     def on_body(self, data: bytes) -> None:
         """A piece of the decoded (not chunked) body, as it came from one read; never empty."""
 
+    def on_last_body(self, data: bytes) -> None:
+        """`on_body` for the read that ends the body: on_end or on_fail follows in this very turn."""
+
     def on_end(self) -> None:
         """The body is whole: last chunk, full Content-Length, or EOF where only that ends it."""
 

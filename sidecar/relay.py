@@ -32,6 +32,8 @@ class BodyRelay(Protocol):
 
     is_terminated: bool
     """The dialect's own terminator has been relayed; the rest of the body means nothing."""
+    is_last_read: bool
+    """The body ends in the read that is fed now: what it makes may wait for `close`, to leave in one write."""
 
     @property
     def pending(self) -> int:
@@ -75,6 +77,7 @@ class Relay:
         "_stencil_head",
         "_stencil_tail",
         "_text_template",
+        "is_last_read",
         "is_terminated",
     )
 
@@ -105,6 +108,7 @@ class Relay:
         self._text_template = b""
         self._last = b""
         self.is_terminated = False
+        self.is_last_read = False
 
     @property
     def pending(self) -> int:
@@ -200,7 +204,7 @@ class Relay:
             out = self._step(frames[0], now)
         else:
             out = b"".join([self._step(frame, now) for frame in frames])
-        if self.is_terminated and not self._passes_raw:
+        if self.is_last_read or (self.is_terminated and not self._passes_raw):
             self._last += out  # it leaves with the stream's last words, in one write
         elif out:
             self._log.append(out)
@@ -335,12 +339,13 @@ class CompressedRelay(Relay):
 class PlainRelay:
     """A body that is no stream of events: passed on as it comes, complete when its HTTP framing says so."""
 
-    __slots__ = ("_log", "_status", "is_terminated")
+    __slots__ = ("_log", "_status", "is_last_read", "is_terminated")
 
     def __init__(self, log: Log, status: int) -> None:
         self._log = log
         self._status = status
         self.is_terminated = False
+        self.is_last_read = False
 
     @property
     def pending(self) -> int:
@@ -370,7 +375,7 @@ class PlainRelay:
 class Collector:
     """The body of an upstream's error answer, kept to be put into our own words; never sent as it is."""
 
-    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_terminated")
+    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_last_read", "is_terminated")
 
     def __init__(self, status: int, limit_bytes: int, retry_after: str = "") -> None:
         self._status = status
@@ -379,6 +384,7 @@ class Collector:
         self._parts: list[bytes] = []
         self._size = 0
         self.is_terminated = False
+        self.is_last_read = False
 
     @property
     def pending(self) -> int:

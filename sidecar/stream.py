@@ -223,6 +223,11 @@ class Stream:
         if relay.is_terminated:
             self._terminator_relayed(now)
 
+    def on_last_body(self, data: bytes) -> None:
+        """The read in which the upstream's body ends: what it makes leaves with the stream's last words."""
+        self._relay.is_last_read = True
+        self.on_body(data)
+
     def _terminator_relayed(self, now: float) -> None:
         """Typed clients are done at the terminator; native ones get the body's own end, within a second."""
         if self._exchange is None:

@@ -104,6 +104,9 @@ class Recorder(Watched):
         self.head = head
         self._told("head")
 
+    def on_last_body(self, data: bytes) -> None:
+        self.on_body(data)
+
     def on_body(self, data: bytes) -> None:
         self.pieces.append(data)
         self._told("body")

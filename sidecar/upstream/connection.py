@@ -157,7 +157,10 @@ class Connection(asyncio.Protocol):
         body = reader.feed(data)
         if body:
             try:
-                self._sink.on_body(body)
+                if reader.message.is_over:
+                    self._sink.on_last_body(body)
+                else:
+                    self._sink.on_body(body)
             except BaseException:
                 self.close()
                 raise

@@ -25,6 +25,8 @@ class _Nobody:
 
     def on_body(self, data: bytes) -> None: ...
 
+    def on_last_body(self, data: bytes) -> None: ...
+
     def on_end(self) -> None: ...
 
     def on_fail(self, failure: Failure, *, may_resend: bool) -> None: ...
@@ -101,6 +103,8 @@ class Drain:
         if self._bytes_left < 0:
             self._timer.cancel()
             self._handle.abort()
+
+    on_last_body = on_body
 
     def on_end(self) -> None:
         self._timer.cancel()
