@@ -21,6 +21,7 @@ from sidecar.admin import Admin
 from sidecar.gateway import ClientServer, Gateway, Target
 from sidecar.headers import HeaderPolicy, credential_headers
 from sidecar.secrets import Secret
+from sidecar.settings import Limits
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.upstream import UpstreamPool
@@ -55,7 +56,7 @@ class App:
         self._targets = {
             name: Target(
                 upstream,
-                UpstreamPool(upstream, environ=environ),
+                UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
                 HeaderPolicy(upstream, names),
                 _secret(upstream.credentials.secret, environ),
             )
@@ -162,6 +163,14 @@ class App:
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.listen.path)
+
+
+def _smallest_buffer(settings: Settings, upstream: str) -> int:
+    """What an upstream's answers may have to fit into, whichever route they take."""
+    return min(
+        (route.limits.buffer_bytes for route in settings.routes if upstream in route.upstreams),
+        default=Limits().buffer_bytes,
+    )
 
 
 def _secret(source: SecretSource | None, environ: Mapping[str, str]) -> Secret | None:

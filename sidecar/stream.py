@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from sidecar.streams import Streams
 
 _STALL_LOOK_S: Final = 1.0
+_PAUSED_AT: Final = 4
+_RESUMED_AT: Final = 8
+"""Parts of the buffer."""
 _UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
@@ -330,7 +333,7 @@ class Stream:
         if self._verdict is not None:
             if self.session.outcome is None:
                 self._finish_when_flushed()
-        elif self._paused and log.held <= self.route.limits.buffer_bytes // 4:
+        elif self._paused and log.held <= self.route.limits.buffer_bytes // _RESUMED_AT:
             self._paused = False
             self._last_bytes_at = self._clock()
             if self._exchange is not None:
@@ -339,6 +342,8 @@ class Stream:
     def client_blocked(self) -> None:
         """The client's transport is full: from now its progress is looked at."""
         now = self._clock()
+        if self.route.limits.on_slow_client == "pause":
+            self._hold_upstream()
         self._watch.blocked(now)
         self.check_at = min(self.check_at, now + _STALL_LOOK_S)
 
@@ -357,11 +362,19 @@ class Stream:
     def _bound_buffer(self) -> None:
         """The log is ahead of the client: hold the upstream back, or let the client go."""
         limits = self.route.limits
-        if limits.on_slow_client == "evict":
-            if self._log.held > limits.buffer_bytes:
-                self._evict(f"the client fell more than {limits.buffer_bytes} bytes behind")
-        elif not self._paused and self._exchange is not None and self._log.held > limits.buffer_bytes // 2:
-            # Half, because what the kernel already holds for us (SO_RCVBUF) comes on top of what is held here.
+        if limits.on_slow_client == "pause":
+            self._hold_upstream()
+        elif self.lag_bytes > limits.buffer_bytes:
+            self._evict(f"the client fell more than {limits.buffer_bytes} bytes behind")
+
+    def _hold_upstream(self) -> None:
+        """Stop reading the upstream at a quarter of the buffer: the read that went over it may have brought as much as
+        the kernel held for us (twice SO_RCVBUF and a segment)."""
+        if (
+            not self._paused
+            and self._exchange is not None
+            and self.lag_bytes > self.route.limits.buffer_bytes // _PAUSED_AT
+        ):
             self._paused = True
             self._exchange.pause()
 

@@ -21,8 +21,8 @@ from tests.departures import until
 
 CLIENTS = 100
 BUFFER = 256 * 1024
-ONE_FRAME = 256 * 1024
-"""The most that one read may add: a read is passed on whole."""
+ONE_FRAME = 1024
+"""More than any frame of these streams takes, in either format."""
 
 RSS_PER_CLIENT = 512 * 1024
 SENT_PER_CLIENT = 5 * 1024 * 1024

@@ -251,13 +251,14 @@ def test_pause_holds_the_upstream_back_until_most_has_drained() -> None:
     while rig.exchange.is_paused:
         rig.client.drain()
         rig.stream.client_writable()
-    assert rig.stream.lag_bytes - rig.client.unsent <= SMALL.buffer_bytes // 4
+    assert rig.stream.lag_bytes - rig.client.unsent <= SMALL.buffer_bytes // 8
     rig.feed(WHOLE).end()
     while rig.outcome is None:
         rig.client.drain()
         rig.stream.client_writable()
     assert rig.client.body == b"".join(sent) + WHOLE
-    assert rig.exchange.calls.count("pause") == rig.exchange.calls.count("resume") == 1
+    # The rest of the stream was too much for this client as well, and ended while the upstream was held back.
+    assert rig.exchange.calls == ["pause", "resume", "pause"]
     rig.assert_settled()
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import aiohappyeyeballs
@@ -18,7 +19,7 @@ import aiohappyeyeballs
 from sidecar.errors import Failure
 from sidecar.settings import Address, Upstream
 from sidecar.upstream import proxy, tls
-from sidecar.upstream.sockets import AddressInfo, bound_socket, tcp_socket, unix_socket
+from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES, AddressInfo, bound_socket, tcp_socket, unix_socket
 
 HAPPY_EYEBALLS_DELAY_S: Final = 0.25
 """RFC 8305 section 5."""
@@ -27,7 +28,10 @@ HAPPY_EYEBALLS_DELAY_S: Final = 0.25
 class Dialler:
     """Opens connections to one upstream. ``environ`` is read once; see `UpstreamPool` for what is raised."""
 
-    def __init__(self, upstream: Upstream, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, upstream: Upstream, environ: Mapping[str, str], receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES
+    ) -> None:
+        self._receive_buffer_bytes = receive_buffer_bytes
         self._name = upstream.name
         self._address = upstream.address
         self._timeout_s = upstream.timeouts.connect_s
@@ -71,7 +75,7 @@ class Dialler:
             transport, _ = await loop.create_connection(lambda: protocol, self._address.host, self._address.port)
         except OSError as error:
             raise self._refused(self._address, error) from None
-        bound_socket(transport.get_extra_info("socket"))
+        bound_socket(transport.get_extra_info("socket"), self._receive_buffer_bytes)
 
     async def _open_socket(self) -> socket.socket:
         target = self._proxy.address if self._proxy is not None else self._address
@@ -80,7 +84,9 @@ class Dialler:
                 return await _connect_unix(target.path)
             infos = await self._resolve(target)
             return await aiohappyeyeballs.start_connection(
-                infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, socket_factory=tcp_socket
+                infos,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S,
+                socket_factory=partial(tcp_socket, receive_buffer_bytes=self._receive_buffer_bytes),
             )
         except TimeoutError:
             raise

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sidecar.errors import Failure
-from sidecar.settings import Upstream
+from sidecar.settings import Limits, Upstream
 from sidecar.upstream.connection import Connection
 from sidecar.upstream.dial import Dialler
 from sidecar.upstream.request import request_head
+from sidecar.upstream.sockets import receive_buffer_for
 
 MAX_HEADER_BYTES: Final = 256 * 1024
 IDLE_LIMIT_S: Final = 4.0
 """Below the 5 s after which common servers (uvicorn, Node) close an idle connection."""
 
 MAX_IDLE: Final = 512
+STREAM_BUFFER_BYTES: Final = Limits().buffer_bytes
 
 
 class UpstreamPool:
@@ -27,6 +29,7 @@ class UpstreamPool:
 
     ``environ`` is where HTTPS_PROXY and its like are read, once. Raises ValueError for a CA file that cannot be
     loaded or a proxy that cannot be used. ``absolute_form``: requests name the whole URL, for a plain HTTP proxy.
+    ``stream_buffer_bytes`` is the smallest buffer of any stream that its answers go into.
     """
 
     def __init__(
@@ -37,8 +40,9 @@ class UpstreamPool:
         max_header_bytes: int = MAX_HEADER_BYTES,
         idle_limit_s: float = IDLE_LIMIT_S,
         max_idle: int = MAX_IDLE,
+        stream_buffer_bytes: int = STREAM_BUFFER_BYTES,
     ) -> None:
-        self._dialler = Dialler(upstream, environ)
+        self._dialler = Dialler(upstream, environ, receive_buffer_for(stream_buffer_bytes))
         self._max_header_bytes = max_header_bytes
         self._idle_limit_s = idle_limit_s
         self._max_idle = max_idle

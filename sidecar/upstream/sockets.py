@@ -7,7 +7,10 @@ import socket
 from typing import Any, Final
 
 RECEIVE_BUFFER_BYTES: Final = 64 * 1024
-"""Without a set bound the kernel takes megabytes more before a paused read reaches the sender."""
+"""Without a set bound the kernel takes megabytes more before a paused read reaches the sender. One read gives at most
+twice as much: what the kernel holds."""
+
+MIN_RECEIVE_BUFFER_BYTES: Final = 4 * 1024
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
 KEEPALIVE_IDLE_S: Final = 30
@@ -23,22 +26,28 @@ AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """One row of getaddrinfo."""
 
 
-def tcp_socket(info: AddressInfo) -> socket.socket:
+def receive_buffer_for(stream_buffer_bytes: int) -> int:
+    """The SO_RCVBUF under which a paused stream stays within its own buffer: half of that fills before the pause, and
+    one read comes on top."""
+    return max(MIN_RECEIVE_BUFFER_BYTES, min(RECEIVE_BUFFER_BYTES, stream_buffer_bytes // 4))
+
+
+def tcp_socket(info: AddressInfo, receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> socket.socket:
     """An unconnected, non-blocking TCP socket with our options set."""
     sock = socket.socket(info[0], info[1], info[2])
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        bound_socket(sock)
+        bound_socket(sock, receive_buffer_bytes)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def bound_socket(sock: socket.socket) -> None:
+def bound_socket(sock: socket.socket, receive_buffer_bytes: int) -> None:
     """Bound what the kernel reads ahead and how long it believes in a silent peer; before connecting or just after."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
