@@ -338,6 +338,11 @@ def test_ids_that_change_with_every_event_and_no_places_are_one_item() -> None:
     )
 
 
+def test_calls_that_only_their_ids_tell_apart() -> None:
+    told = events(arguments("1", None, item_id="fc_a"), arguments("2", None, item_id="fc_b"), arguments("3", None))
+    assert told == [ToolCall(0, 0, "1"), ToolCall(0, 1, "2"), ToolCall(0, 1, "3")]
+
+
 def test_places_that_only_some_events_have() -> None:
     whole = message("msg_1", "a")
     assert events(added(None, message("msg_1")), delta("a", 0), finished(None, whole)) == [Token(0, "a")]

@@ -99,7 +99,8 @@ class Items:
         if item_id and (found := self._by_key.get((family, item_id))) is not None:
             return found
         newest = self._by_key.get((family, ""))
-        return None if newest is None or (item_id and newest.is_done) else newest
+        # An unknown id is the newest item's under a new name, but of two calls it would make one that means neither.
+        return None if newest is None or (item_id and (newest.is_done or family == CALL)) else newest
 
     def of_event(self, family: str, fields: dict[str, Any]) -> Item:
         """The item of ``family`` that an event within one speaks of; a new one where none is known."""
