@@ -287,12 +287,3 @@ def chunk(text: str = "hi", finish: str | None = None) -> bytes:
 
 DONE = b"data: [DONE]\n\n"
 RESET = Failure("upstream_reset", "reset")
-
-
-def handmade() -> list[tuple[str, Path]]:
-    """The dialect and file of every handmade fixture."""
-    chosen = [("openai-chat", path) for path in sorted((FIXTURES / "openai-chat").iterdir())]
-    chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
-    for path in sorted((FIXTURES / "ollama").iterdir()):
-        chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
-    return chosen

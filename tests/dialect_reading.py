@@ -110,6 +110,13 @@ def as_sse(payloads: Iterable[bytes]) -> bytes:
     return b"".join(b"data: " + line + b"\n\n" for line in payloads if line.strip()) + b"data: [DONE]\n\n"
 
 
+def as_named_sse(payloads: Iterable[bytes]) -> bytes:
+    """Payload lines as the SSE body they were recorded from, where each event is named by its ``type``."""
+    lines = [line for line in payloads if line.strip()]
+    names = [msgspec.json.decode(line)["type"].encode() for line in lines]
+    return b"".join(b"event: " + name + b"\ndata: " + line + b"\n\n" for name, line in zip(names, lines, strict=True))
+
+
 def openai_chunk(delta: Any = None, finish: Any = None, *, index: Any = 0, **extra: Any) -> dict[str, Any]:
     """A chunk of one choice, or of none."""
     choices = [] if delta is None else [{"index": index, "delta": delta, "finish_reason": finish}]

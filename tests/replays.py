@@ -11,11 +11,12 @@ from pathlib import Path
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
-from tests.dialect_reading import as_sse
-from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
 
 PATHS = {
     "openai-chat": CHAT,
+    "openai-completions": "/v1/completions",
+    "openai-responses": "/v1/responses",
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
@@ -68,10 +69,7 @@ def recorded(streams_dir: Path) -> list[Recording]:
 
 
 def _recording(dialect: str, path: Path) -> Recording:
-    body = path.read_bytes()
-    if dialect == "openai-chat" and path.suffix == ".ndjson":
-        body = as_sse(body.splitlines())
-    return Recording(path.name, dialect, body)
+    return Recording(path.name, dialect, body_of(dialect, path))
 
 
 class Replay:

@@ -20,18 +20,13 @@ import pytest
 from sidecar import simulator
 from sidecar.settings import Address
 from sidecar.simulator import Behaviour
-from tests.app_support import ANY_PORT, CHAT, answering, asked, before, on_uvloop, plain, request
+from tests.app_support import ANY_PORT, answering, asked, before, on_uvloop, plain, request
 from tests.dialect_reading import Summary
-from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
 from tests.replays import Recording, handmade, recorded, replaying
+from tests.test_dialects_recordings import PACKAGES
 
 Ask = Callable[[], Iterable[Any]]
-READERS = {
-    "openai-chat": read_openai,
-    "anthropic": read_anthropic,
-    "ollama-chat": read_ollama_chat,
-    "ollama-generate": read_ollama_generate,
-}
+SIMULATED = ("openai-chat", "anthropic", "ollama-chat", "ollama-generate")
 
 
 class Packages:
@@ -50,6 +45,8 @@ class Packages:
         messages: list[Any] = [{"role": "user", "content": "hi"}]
         asks: dict[str, Ask] = {
             "openai-chat": lambda: self.openai.chat.completions.create(model="m", messages=messages, stream=True),
+            "openai-completions": lambda: self.openai.completions.create(model="m", prompt="hi", stream=True),
+            "openai-responses": lambda: self.openai.responses.create(model="m", input="hi", stream=True),
             "anthropic": lambda: self.anthropic.beta.messages.create(
                 model="m", messages=messages, max_tokens=9, stream=True
             ),
@@ -92,7 +89,7 @@ async def check_typed(recordings: Iterable[Recording]) -> None:
             replay.answer = recording.answer(recording.random_cuts(number))
             headers = [("Content-Type", "application/json")]
             reply = await asked(app, request("POST", recording.path, b'{"model":"m","stream":true}', headers))
-            ours, theirs = summary(reply.events()), READERS[recording.dialect](recording.body)
+            ours, theirs = summary(reply.events()), PACKAGES[recording.dialect](recording.body)
             compare(recording, ours, theirs)
 
 
@@ -154,7 +151,7 @@ async def test_recorded_streams_in_typed(streams_dir: Path) -> None:
     await check_typed(recorded(streams_dir))
 
 
-@pytest.mark.parametrize("dialect", READERS)
+@pytest.mark.parametrize("dialect", SIMULATED)
 @on_uvloop
 async def test_simulated_streams_through_native(dialect: str) -> None:
     server = await simulator.serve(ANY_PORT, Behaviour(tokens=5))
@@ -188,17 +185,21 @@ async def test_packages_raise_their_own_errors_for_refusals() -> None:
     assert (ollama_error.value.status_code, ollama_error.value.error) == (502, message)
 
 
-BROKEN = b'data: {"id":"c1","choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"id":'
+BROKEN = {
+    "openai-chat": b'data: {"id":"c1","choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"id":',
+    "openai-completions": b'data: {"id":"c1","choices":[{"index":0,"text":"a"}]}\n\ndata: {"id":',
+    "openai-responses": b'data: {"type":"response.output_text.delta","output_index":0,"delta":"a"}\n\nevent: resp',
+}
 
 
+@pytest.mark.parametrize("dialect", BROKEN)
 @on_uvloop
-async def test_openai_package_raises_where_a_native_stream_breaks_off() -> None:
-    recording = Recording("broken", "openai-chat", BROKEN)
+async def test_openai_package_raises_where_a_native_stream_breaks_off(dialect: str) -> None:
+    recording = Recording("broken", dialect, BROKEN[dialect])
     async with replaying() as replay, before(replay.address) as app:
         replay.answer = recording.answer()
         with packages(app.address) as through:
-            got = await asyncio.to_thread(seen, through.ask("openai-chat"))
-        assert got[0][1]["choices"][0]["delta"]["content"] == "a"
+            got = await asyncio.to_thread(seen, through.ask(dialect))
+        assert "'a'" in str(got[0][1])
         assert got[-1][0] == "APIError"
         assert got[-1][2]["code"] == "upstream_truncated"
-        assert recording.path == CHAT

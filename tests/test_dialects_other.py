@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.dialects import DIALECTS, make_dialect
-from sidecar.dialects.recognition import Spoken, detect
+from sidecar.dialects.recognition import Spoken, detect, streams_by_target
 from sidecar.errors import Failure
 from sidecar.events import Extension, Frame, Start, Token
 from sidecar.framing import FRAMINGS, framing_of
@@ -79,8 +79,20 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
         ("/v1/chat/completions/", SSE, "openai-chat"),
         ("/v1/messages", SSE, "anthropic"),
         ("/v1/messages?beta=true", SSE, "anthropic"),
-        ("/v1/responses", SSE, "opaque-sse"),
-        ("/v1/completions", SSE, "opaque-sse"),
+        ("/openai/v1/chat/completions", SSE, "openai-chat"),
+        ("/v1/fim/completions", SSE, "openai-chat"),
+        ("/v1/agents/completions", SSE, "openai-chat"),
+        ("/v1/completions", SSE, "openai-completions"),
+        ("/beta/completions", SSE, "openai-completions"),
+        ("/openai/deployments/d/completions?api-version=1", SSE, "openai-completions"),
+        ("/openai/v1/completions/", SSE, "openai-completions"),
+        ("/completion", SSE, "opaque-sse"),
+        ("/v1/responses", SSE, "openai-responses"),
+        ("/openai/responses?api-version=1", SSE, "openai-responses"),
+        ("/openai/v1/responses", SSE, "openai-responses"),
+        ("/v1/responses/resp_1?stream=true&starting_after=3", SSE, "openai-responses"),
+        ("/v1/responses/resp_1", "application/json", None),
+        ("/v1/responses/resp_1/input_items", SSE, "opaque-sse"),
         ("/other?x=/v1/messages", SSE, "opaque-sse"),
         ("/api/chat", NDJSON, "ollama-chat"),
         ("/ollama/api/generate", "application/ndjson", "ollama-generate"),
@@ -112,9 +124,32 @@ def test_only_framed_types_are_streams_by_themselves() -> None:
     assert framing_of("application/json") is None
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "asks"),
+    [
+        ("/v1/responses/resp_1", "?stream=true&starting_after=3", True),
+        ("/v1/responses/resp_1", "?include=a&stream=True", True),
+        ("/v1/responses/resp_1", "?stream=1", True),
+        ("/v1/responses/resp_1", "?stream=false", False),
+        ("/v1/responses/resp_1", "?upstream=true", False),
+        ("/v1/responses/resp_1", "", False),
+        ("/page", "?stream=true", False),
+        ("/api/chat", "", True),
+    ],
+)
+def test_what_asks_for_a_stream_without_a_body(path: str, query: str, *, asks: bool) -> None:
+    assert streams_by_target(path, query) == asks
+
+
 FIRST_FRAMES = [
     ("sse", b'{"id":"c","object":"chat.completion.chunk","choices":[]}', "openai-chat"),
     ("sse", b'{"choices":[{"delta":{"role":"assistant"}}]}', "openai-chat"),
+    ("sse", b'{"choices":[{"text":"a","delta":{"content":"a"}}]}', "openai-chat"),
+    ("sse", b'{"id":"c","object":"text_completion","choices":[]}', "openai-completions"),
+    ("sse", b'{"choices":[{"index":0,"text":"a"}]}', "openai-completions"),
+    ("sse", b'{"type":"response.created","response":{"id":"r"}}', "openai-responses"),
+    ("sse", b'{"type":"response.output_text.delta","sequence_number":9,"delta":"a"}', "openai-responses"),
+    ("sse", b'{"type":"keepalive","sequence_number":0}', "openai-responses"),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
     ("sse", b'{"type":"ping"}', "anthropic"),
     ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),

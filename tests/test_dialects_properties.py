@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,8 +13,8 @@ from sidecar.dialects import DIALECTS
 from sidecar.events import Event, Frame, Start
 from sidecar.framing import make_framing
 from tests.dialect_reading import MAX_FRAME_BYTES, only_start_first
+from tests.test_dialects_recordings import HANDMADE
 
-FIXTURES = Path(__file__).parent / "fixtures"
 COUNTS = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 NAMES = st.sampled_from([None, b"message", b"error", b"ping", b"content_block_delta", b"\xff"])
 
@@ -74,6 +73,29 @@ WORDS = st.sampled_from(
         "stop",
         "eval_count",
         "data",
+        "item",
+        "item_id",
+        "output",
+        "output_index",
+        "content_index",
+        "call_id",
+        "part",
+        "status",
+        "sequence_number",
+        "reasoning",
+        "function_call",
+        "web_search_call",
+        "output_text",
+        "response.created",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.completed",
+        "response.failed",
     ]
 )
 SCALARS = (
@@ -92,12 +114,10 @@ JSON = st.recursive(
 def _bodies() -> list[tuple[str, list[Frame]]]:
     """The frames of every handmade stream, with the dialect it is in."""
     bodies = []
-    for folder in ("openai-chat", "anthropic", "ollama"):
-        for path in sorted((FIXTURES / folder).iterdir()):
-            name = folder if folder != "ollama" else f"ollama-{path.stem.partition('_')[0]}"
-            framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-            frames = [*framing.feed(path.read_bytes()), *framing.flush()]
-            bodies.append((name, [frame for frame in frames if frame.data is not None]))
+    for name, path in HANDMADE:
+        framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
+        frames = [*framing.feed(path.read_bytes()), *framing.flush()]
+        bodies.append((name, [frame for frame in frames if frame.data is not None]))
     return bodies
 
 
@@ -210,6 +230,42 @@ def test_both_lanes_give_the_same_events(chunks: list[Any]) -> None:
     """An SSE event name, even the default one, sends a frame down the full lane; without one it may take the plain."""
     either, full = DIALECTS["openai-chat"](), DIALECTS["openai-chat"]()
     for payload in [{"id": "c1", "choices": [{"delta": {"role": "assistant"}}]}, *chunks]:
+        data = msgspec.json.encode(payload)
+        assert list(either.decode(Frame(data, data))) == list(full.decode(Frame(data, data, b"message")))
+    assert either.is_finished == full.is_finished
+
+
+TEXT_CHOICES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.sampled_from([0, 1, None, 0.0]),
+        "text": TEXTS | NULLS | st.just(3),
+        "finish_reason": st.sampled_from([None, "", "stop", "length"]),
+        "logprobs": st.sampled_from([None, 0.5, {}, {"tokens": ["a"]}]),
+        "reasoning": st.sampled_from([None, "", "hm"]),
+        "error": st.sampled_from([None, {"message": "m"}]),
+        "unheard_of": st.just({"a": 1}),
+    },
+)
+TEXT_CHUNKS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"choices": st.lists(TEXT_CHOICES, max_size=2)},
+    optional={
+        "id": st.sampled_from(["", "c1"]),
+        "object": st.sampled_from(["", "text_completion", "error", None]),
+        "usage": st.sampled_from([None, COUNTS]),
+        "error": st.sampled_from([None, "", {"message": "m"}]),
+        "x_groq": st.sampled_from([None, {"error": "m"}]),
+        "prompt_filter_results": st.sampled_from([None, [1]]),
+        "unheard_of": st.just(1),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXT_CHUNKS, max_size=5))
+def test_both_lanes_give_the_same_text_completion_events(chunks: list[Any]) -> None:
+    either, full = DIALECTS["openai-completions"](), DIALECTS["openai-completions"]()
+    for payload in [{"id": "c1", "choices": [{"text": "a"}]}, *chunks]:
         data = msgspec.json.encode(payload)
         assert list(either.decode(Frame(data, data))) == list(full.decode(Frame(data, data, b"message")))
     assert either.is_finished == full.is_finished

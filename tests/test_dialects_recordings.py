@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from sidecar.dialects import DIALECTS
 from sidecar.framing import make_framing
-from tests.dialect_reading import MAX_FRAME_BYTES, Summary, as_sse, only_start_first, read, summarise
+from tests.dialect_reading import MAX_FRAME_BYTES, Summary, as_named_sse, as_sse, only_start_first, read, summarise
+from tests.official_openai import read_completions, read_responses
 from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = {
     "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
+    "openai-completions": ("openai-completions/*",),
+    "openai-responses": ("openai-responses/*", "synthetic/openai_responses*"),
     "anthropic": ("anthropic/*", "synthetic/anthropic*"),
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
 }
@@ -38,19 +41,24 @@ MAX_CUTS = 100
 """Cuts tried in one body, evenly spread."""
 FINISH_MARK = re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true')
 TERMINATOR = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true')
+RESPONSE_END = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
+END_MARKS = {"openai-responses": (RESPONSE_END, RESPONSE_END)}
+"""By dialect, the words that finish a stream and those that terminate it, where they are not the two above."""
+FRAMED_AGAIN = {"openai-chat": as_sse, "openai-responses": as_named_sse}
+"""How payloads that were recorded one a line become the body they were."""
 
 
-def _body(name: str, path: Path) -> bytes:
+def body_of(name: str, path: Path) -> bytes:
+    """A recorded stream's body, its framing put back where the recording lacks it."""
     body = path.read_bytes()
-    return as_sse(body.splitlines()) if name == "openai-chat" and path.suffix == ".ndjson" else body
+    return FRAMED_AGAIN[name](body.splitlines()) if name in FRAMED_AGAIN and path.suffix == ".ndjson" else body
 
 
 def _handmade() -> list[tuple[str, Path]]:
-    chosen = [("openai-chat", path) for path in sorted((FIXTURES / "openai-chat").iterdir())]
-    chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
-    for path in sorted((FIXTURES / "ollama").iterdir()):
-        chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
-    return chosen
+    folders = [folder for folder in sorted(FIXTURES.iterdir()) if folder.name in DIALECTS]
+    chosen = [(folder.name, path) for folder in folders for path in sorted(folder.iterdir())]
+    ollama = sorted((FIXTURES / "ollama").iterdir())
+    return chosen + [("ollama-generate" if path.stem == "generate" else "ollama-chat", path) for path in ollama]
 
 
 HANDMADE = _handmade()
@@ -76,7 +84,7 @@ def _check_cuts(name: str, body: bytes) -> None:
     """Fed byte by byte, a stream may call itself ended only once the bytes that say so have come."""
     dialect = DIALECTS[name]()
     framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-    finish_at, terminator_at = _end_offsets(body)
+    finish_at, terminator_at = _end_offsets(name, body)
     for at in range(len(body)):
         for frame in framing.feed(body[at : at + 1]):
             if frame.data is not None:
@@ -87,16 +95,16 @@ def _check_cuts(name: str, body: bytes) -> None:
 
 def _check_cut_bodies(name: str, body: bytes) -> None:
     """Cut anywhere and closed, a stream is no more ended than the bytes it had."""
-    finish_at, terminator_at = _end_offsets(body)
+    finish_at, terminator_at = _end_offsets(name, body)
     for cut in range(0, len(body), max(1, len(body) // MAX_CUTS)):
         _, dialect = read(name, [body[:cut]])
         assert not dialect.is_finished or cut > finish_at
         assert not dialect.terminated or cut > terminator_at
 
 
-def _end_offsets(body: bytes) -> tuple[int, int]:
+def _end_offsets(name: str, body: bytes) -> tuple[int, int]:
     """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
-    finish, terminator = FINISH_MARK.search(body), TERMINATOR.search(body)
+    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, (FINISH_MARK, TERMINATOR)))
     return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
 
 
@@ -131,6 +139,8 @@ def _renumbered(summary: Summary) -> dict[tuple[int, int], list[str]]:
 
 PACKAGES: dict[str, Callable[[bytes], Summary]] = {
     "openai-chat": read_openai,
+    "openai-completions": read_completions,
+    "openai-responses": read_responses,
     "anthropic": read_anthropic,
     "ollama-chat": read_ollama_chat,
     "ollama-generate": read_ollama_generate,
@@ -141,14 +151,14 @@ CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_agai
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("name", "path"), HANDMADE, ids=[path.name for _, path in HANDMADE])
 def test_handmade_streams(check: Callable[[str, bytes], None], name: str, path: Path) -> None:
-    check(name, _body(name, path))
+    check(name, body_of(name, path))
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path) -> None:
     for name, path in _recorded(streams_dir):
         try:
-            check(name, _body(name, path))
+            check(name, body_of(name, path))
         except AssertionError as error:
             error.add_note(f"in {path.name}")
             raise
@@ -158,7 +168,7 @@ def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path
 @given(st.data())
 def test_any_split_gives_the_same_events(data: st.DataObject) -> None:
     name, path = data.draw(st.sampled_from(HANDMADE))
-    body = _body(name, path)
+    body = body_of(name, path)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(body)), max_size=20)))
     pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
     assert read(name, [piece for piece in pieces if piece])[0] == read(name, [body])[0]

@@ -22,18 +22,12 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
-from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
-from tests.dialect_reading import as_sse, error_frame
+from tests.core_support import DONE, RESET, Client, chunk, typed_events
+from tests.dialect_reading import error_frame
 from tests.framing_feeds import random_split
-from tests.test_dialects_recordings import SYNTHETIC_OPENAI
+from tests.test_dialects_recordings import END_MARKS, HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
 
-HANDMADE = handmade()
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
-RECORDED = {
-    "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
-    "anthropic": ("anthropic/*", "synthetic/anthropic*"),
-    "ollama-chat": ("ollama/*", "synthetic/ollama*"),
-}
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
 """Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
 SIDECAR_EVERY_CUT=1 to make them."""
@@ -293,7 +287,7 @@ def check_splits(dialect: str, body: bytes) -> None:
 
 def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
-    mark = WHOLE_MARK.search(body)
+    mark = END_MARKS.get(dialect, (WHOLE_MARK,))[0].search(body)
     whole_from = mark.start() if mark else len(body)
     step = next(every for below, every in CUT_EVERY if len(body) < below)
     for cut in range(shard * step, len(body), shards * step):
@@ -319,11 +313,6 @@ def recorded(streams_dir: Path) -> list[tuple[str, Path]]:
         for glob in globs
         for path in sorted(streams_dir.glob(glob))
     ]
-
-
-def body_of(dialect: str, path: Path) -> bytes:
-    body = path.read_bytes()
-    return as_sse(body.splitlines()) if dialect == "openai-chat" and path.suffix == ".ndjson" else body
 
 
 @pytest.mark.parametrize("check", [check_splits, check_cuts])

@@ -13,6 +13,8 @@ from sidecar.dialects.first_frame import Undecided
 from sidecar.dialects.ollama import OllamaChat, OllamaGenerate
 from sidecar.dialects.opaque import OpaqueNDJSON, OpaqueSSE
 from sidecar.dialects.openai_chat import OpenAIChat
+from sidecar.dialects.openai_completions import OpenAICompletions
+from sidecar.dialects.openai_responses import OpenAIResponses
 from sidecar.dialects.raw_text import RawText
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ __all__ = ["DIALECTS", "OPAQUE", "make_dialect"]
 
 DIALECTS: Final[dict[str, DialectKind]] = {
     OpenAIChat.name: OpenAIChat,
+    OpenAICompletions.name: OpenAICompletions,
+    OpenAIResponses.name: OpenAIResponses,
     Anthropic.name: Anthropic,
     OllamaChat.name: OllamaChat,
     OllamaGenerate.name: OllamaGenerate,

@@ -1,7 +1,7 @@
 """OpenAI Chat Completions streams and everything that calls itself compatible.
 
-Owns chunks: which of them are plain tokens, what lies beside ``choices``, errors, the terminator. Must not know what a
-delta may hold (`openai_choice`) or how counts are read (`token_usage`).
+Owns chunks: which of them are plain tokens, which only begin, end or count, the terminator. Must not know what a delta
+may hold (`openai_choice`), what lies beside the choices (`openai_chunk`) or how counts are read (`token_usage`).
 
 Three lanes give the same events. The plain lane lets the JSON parser itself prove, by types alone, that a chunk is one
 choice with text and nothing else; the lane of marks, that it only begins a choice, ends one or counts; whatever neither
@@ -17,12 +17,13 @@ import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
 from sidecar.dialects.openai_choice import Choice
+from sidecar.dialects.openai_chunk import error_chunk, error_of, vendor_extensions
 from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import openai_usage
 from sidecar.dialects.upstream_errors import upstream_error
 from sidecar.errors import Failure
-from sidecar.events import Annotation, Event, Extension, Frame, Reasoning, Token, UpstreamError
+from sidecar.events import Annotation, Event, Extension, Frame, Reasoning, Token
 
 
 class _PlainFunction(msgspec.Struct, gc=False):
@@ -134,13 +135,7 @@ _BRACE = ord("{")
 _decode_plain = msgspec.json.Decoder(_PlainChunk).decode
 _decode_mark = msgspec.json.Decoder(_MarkChunk).decode
 
-_EXTENSION_KEYS = ("prompt_filter_results", "moderation", "sglext", "prompt_progress")
-"""Keys of a chunk that are events of their own: a vendor sends a whole chunk for them."""
 _SOURCE_KEYS = ("citations", "search_results")
-_SILENT_KEYS = frozenset(
-    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
-)
-"""Keys that, with no choices and no usage, say nothing at all."""
 
 
 class OpenAIChat:
@@ -148,7 +143,8 @@ class OpenAIChat:
 
     name: ClassVar[str] = "openai-chat"
     framings: ClassVar[tuple[str, ...]] = ("sse",)
-    paths: ClassVar[tuple[str, ...]] = ("/chat/completions",)
+    # Mistral streams its two other kinds of completion in chat chunks.
+    paths: ClassVar[tuple[str, ...]] = ("/chat/completions", "/fim/completions", "/agents/completions")
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
@@ -236,8 +232,7 @@ class OpenAIChat:
     @classmethod
     def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """The error chunk the official package raises on."""
-        error = {"message": failure.message, "type": "server_error", "param": None, "code": failure.code}
-        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+        return error_chunk(failure)
 
     def _decode_full(self, frame: Frame) -> Sequence[Event]:
         data = frame.data
@@ -255,7 +250,7 @@ class OpenAIChat:
         return self._gate.admit(events, response_id=response_id, model=model, named=bool(response_id))
 
     def _payload(self, payload: dict[str, Any], name: str) -> Iterator[Event]:
-        error = _error_of(payload, name)
+        error = error_of(payload, name)
         choices = payload.get("choices")
         if isinstance(choices, list):
             yield from self._chunk(payload, choices, name, has_error=error is not None)
@@ -273,7 +268,7 @@ class OpenAIChat:
         elif name and name != "error" and not choices:
             yield Extension(name, payload)
         else:
-            yield from _extensions(payload, is_bare=not choices and not has_error)
+            yield from vendor_extensions(payload, is_bare=not choices and not has_error)
         for element in choices:
             yield from self._choice(as_dict(element))
         yield from self._new_sources(payload)
@@ -302,24 +297,3 @@ class OpenAIChat:
         native = next((usage for place in places if (usage := as_dict(place.get("usage")))), None)
         if native is not None:
             yield openai_usage(native)
-
-
-def _error_of(payload: dict[str, Any], name: str) -> UpstreamError | None:
-    """The error of a payload, in whichever of its places the vendor put it."""
-    error = payload.get("error") or as_dict(payload.get("x_groq")).get("error")
-    if error:
-        return upstream_error(error)
-    if name == "error" or payload.get("object") == "error":
-        return upstream_error(payload)
-    return None
-
-
-def _extensions(payload: dict[str, Any], *, is_bare: bool) -> Iterator[Event]:
-    """The parts of a chunk that are vendor events; for a chunk with nothing else known in it, the chunk itself."""
-    known = [key for key in _EXTENSION_KEYS if payload.get(key)]
-    for key in known:
-        yield Extension(key, payload[key])
-    if is_bare and not known and not as_dict(payload.get("usage")):
-        unknown = [key for key, value in payload.items() if key not in _SILENT_KEYS and value]
-        if unknown:
-            yield named_extension(unknown[0] if len(unknown) == 1 else "", payload)

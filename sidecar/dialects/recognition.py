@@ -23,6 +23,8 @@ _BY_PATH_ALONE: Final = frozenset({"json-array"})
 """Framings whose content type every plain answer has too: only a path of the dialect's own makes a stream of it."""
 
 _PATHS_KNOWN: Final = 256
+_STREAM_QUERY: Final = re.compile(r"[?&]stream=(?:true|1)(?:&|\Z)", re.IGNORECASE)
+"""How a request without a body asks for a stream: OpenAI resumes a response by GET."""
 
 
 class Spoken(msgspec.Struct, frozen=True, gc=False):
@@ -51,10 +53,10 @@ def dialect_of_path(path: str) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
 
 
-def streams_by_default(path: str) -> bool:
-    """Whether a request to ``path`` that says nothing of streaming asks for a stream."""
+def streams_by_target(path: str, query: str) -> bool:
+    """Whether a request whose body says nothing of streaming asks for a stream by its path or its query."""
     name = dialect_of_path(path)
-    return name is not None and DIALECTS[name].streams_by_default
+    return name is not None and (DIALECTS[name].streams_by_default or _STREAM_QUERY.search(query) is not None)
 
 
 def detect(path: str, content_type: str, configured: str) -> Spoken | None:

@@ -12,14 +12,15 @@ from sidecar.events import Usage
 
 
 def openai_usage(native: dict[str, Any]) -> Usage:
-    """A chat chunk's ``usage`` object."""
+    """The ``usage`` object of a chunk or a response."""
     prompt = _first(native, "prompt_tokens", "input_tokens")
     completion = _first(native, "completion_tokens", "output_tokens")
     total = as_int(native.get("total_tokens"))
-    reasoning = _first(as_dict(native.get("completion_tokens_details")), "reasoning_tokens")
+    details = native.get("completion_tokens_details") or native.get("output_tokens_details")
+    reasoning = _first(as_dict(details), "reasoning_tokens")
     if reasoning is None:
         reasoning = as_int(native.get("reasoning_tokens"))
-    cached = _first(as_dict(native.get("prompt_tokens_details")), "cached_tokens")
+    cached = _first(as_dict(native.get("prompt_tokens_details") or native.get("input_tokens_details")), "cached_tokens")
     if cached is None:
         cached = _first(native, "prompt_cache_hit_tokens", "cached_tokens")
     # xAI counts reasoning beside the completion; every other server inside it. Only the total tells.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _JSON: Final = "application/json"
 _PROBLEM_JSON: Final = "application/problem+json"
 
-_OPENAI_ENDS: Final = ("/chat/completions/", "/completions/", "/embeddings/", "/responses/", "/models/")
+_OPENAI_ENDS: Final = ("/chat/completions/", "/completions/", "/embeddings/", "/models/")
+_OPENAI_PIECES: Final = ("/v1/", "/openai/", "/responses/")
 _OPENAI_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -47,7 +48,7 @@ def family_of(path: str) -> str:
     if "/v1/messages/" in path:
         return "anthropic"
     # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
-    if "/v1/" in path or "/openai/" in path or path.endswith(_OPENAI_ENDS):
+    if path.endswith(_OPENAI_ENDS) or any(piece in path for piece in _OPENAI_PIECES):
         return "openai"
     return "ollama" if path.startswith("/api/") else "problem"
 

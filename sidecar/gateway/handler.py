@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.answer import Asked, own_answer
-from sidecar.dialects.recognition import streams_by_default
+from sidecar.dialects.recognition import streams_by_target
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem
@@ -187,7 +187,8 @@ class Gateway:
         request, connection = inquiry.request, inquiry.connection
         wants_stream = inquiry.peek.stream
         if wants_stream is None:
-            wants_stream = streams_by_default(path) or "text/event-stream" in request.headers.get("Accept", "")
+            query = split_target(inquiry.target)[1]
+            wants_stream = streams_by_target(path, query) or "text/event-stream" in request.headers.get("Accept", "")
         asked = Asked(
             inquiry.stream_id,
             request.method,
