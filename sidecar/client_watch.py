@@ -1,14 +1,28 @@
 """Whether a client takes what it is sent, and when it is due a sign of life.
 
-Owns the two clocks of the client's side: progress while it is full, silence while all is quiet. Must not know sockets
-or policy; it is told times and byte counts by the stream's deadline check, never per token.
+Owns how far behind is too far, and the two clocks of the client's side: progress while it is full, silence while all is
+quiet. Must not know sockets or policy; it is told times and byte counts by the stream, never per token.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.settings import Limits
 
 _NEVER: Final = float("inf")
+
+
+def is_far_behind(lag_bytes: int, limits: Limits) -> bool:
+    """The upstream is to be paused: a quarter of the buffer is used, and the read that went over the mark may have
+    brought as much as the kernel held for us (twice SO_RCVBUF and a segment)."""
+    return lag_bytes > limits.buffer_bytes // 4
+
+
+def is_nearly_level(held_bytes: int, limits: Limits) -> bool:
+    """The upstream may be read on."""
+    return held_bytes <= limits.buffer_bytes // 8
 
 
 class ClientWatch:

@@ -6,7 +6,7 @@ Must not know what happens when one passes, nor look at any clock; ``connect`` i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from sidecar.errors import Failure
 
@@ -17,6 +17,14 @@ NEVER: Final = float("inf")
 
 AFTER_TERMINATOR_S: Final = 1.0
 """How long a native stream waits for its body's own end once its terminator has been relayed."""
+
+
+class UpstreamTimes(TypedDict):
+    """What deadlines are judged by."""
+
+    last_bytes_at: float
+    has_content: bool
+    is_paused: bool
 
 
 class Deadlines:

@@ -6,10 +6,10 @@ told the time by the clock it is given and reaches both sides through ports.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final
 
 from sidecar.answer import Answer, BodyMode, choose
-from sidecar.client_watch import ClientWatch
+from sidecar.client_watch import ClientWatch, is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
 from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.answer import Asked
+    from sidecar.deadlines import UpstreamTimes
     from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
     from sidecar.relay import BodyRelay
@@ -28,19 +29,8 @@ if TYPE_CHECKING:
     from sidecar.streams import Streams
 
 _STALL_LOOK_S: Final = 1.0
-_PAUSED_AT: Final = 4
-_RESUMED_AT: Final = 8
-"""Parts of the buffer."""
 _UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
-
-
-class UpstreamTimes(TypedDict):
-    """What deadlines are judged by."""
-
-    last_bytes_at: float
-    has_content: bool
-    is_paused: bool
 
 
 class Stream:
@@ -333,7 +323,7 @@ class Stream:
         if self._verdict is not None:
             if self.session.outcome is None:
                 self._finish_when_flushed()
-        elif self._paused and log.held <= self.route.limits.buffer_bytes // _RESUMED_AT:
+        elif self._paused and is_nearly_level(log.held, self.route.limits):
             self._paused = False
             self._last_bytes_at = self._clock()
             if self._exchange is not None:
@@ -368,13 +358,8 @@ class Stream:
             self._evict(f"the client fell more than {limits.buffer_bytes} bytes behind")
 
     def _hold_upstream(self) -> None:
-        """Stop reading the upstream at a quarter of the buffer: the read that went over it may have brought as much as
-        the kernel held for us (twice SO_RCVBUF and a segment)."""
-        if (
-            not self._paused
-            and self._exchange is not None
-            and self.lag_bytes > self.route.limits.buffer_bytes // _PAUSED_AT
-        ):
+        """Stop reading the upstream where the client is far behind."""
+        if not self._paused and self._exchange is not None and is_far_behind(self.lag_bytes, self.route.limits):
             self._paused = True
             self._exchange.pause()
 

@@ -49,7 +49,7 @@ async def is_held_back(app: App) -> None:
 
 @on_uvloop
 async def test_a_client_that_reads_on_gets_every_byte() -> None:
-    upstream = await serve(ANY_PORT, Behaviour(repeat_mib=8))
+    upstream = await serve(ANY_PORT, Behaviour(repeat_mib=24))
     async with before(upstream.address) as app:
         async with client_of(app) as steady:
             await steady.send(ask())
@@ -63,7 +63,7 @@ async def test_a_client_that_reads_on_gets_every_byte() -> None:
                 read_on(client)
                 await until(lambda: not any(stream._paused for stream in app.streams))
             assert await reading == expected
-        assert expected[1] > 8 * MIB
+        assert expected[1] > 24 * MIB
         assert app.streams.outcomes == {Outcome.COMPLETED: 2}
     await upstream.close()
 

@@ -82,7 +82,7 @@ async def writer_blocked(app: App, server: Server, client: Client, number: int) 
     peer = await headers_sent(app, server, client, number)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the type knows only its writing half
     peer.send(chunk(FRAME) * 100_000)
-    await until(lambda: any(stream.lag_bytes > 100_000 for stream in app.streams))
+    await until(lambda: any(stream.lag_bytes > 65_000 for stream in app.streams))
     return peer
 
 

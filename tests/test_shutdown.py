@@ -128,7 +128,7 @@ async def test_within_a_plain_body(caplog: pytest.LogCaptureFixture) -> None:
 
 async def stop_reading(client: Client, app: App) -> None:
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the type knows only its writing half
-    await until(lambda: any(stream.lag_bytes > 30_000 for stream in app.streams))
+    await until(lambda: any(stream.lag_bytes > 16_000 for stream in app.streams))
 
 
 @FORMATS
