@@ -8,7 +8,11 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := sidecar tests $(wildcard benchmarks)
 ARGS ?=
 
-.PHONY: help demo test lint bench lock clean
+# An optimised build, as the image has: distributions' are, pyenv's are not unless told to.
+BENCH_PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 $(PYTHON),$(shell $(python) -c \
+	'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) $(PYTHON))
+
+.PHONY: help demo test lint bench run-bench lock clean
 
 help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
@@ -29,7 +33,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict $(SOURCES)
 
-bench: $(VENV)/runtime.stamp
+bench:
+	@$(MAKE) --no-print-directory run-bench VENV=.venv-bench PYTHON=$(BENCH_PYTHON)
+
+run-bench: $(VENV)/runtime.stamp
 	@$(PIP) install --require-hashes -r requirements/bench.txt \
 		|| echo "Envoy cannot be installed here: its rows will say so." >&2
 	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
@@ -63,5 +70,5 @@ lock:
 		requirements/bench.in -o requirements/bench.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -28,6 +28,10 @@ SWEEP_INTERVAL_S: Final = 0.25
 COUNT_INTERVAL_S: Final = 1.0
 """How often what all streams hold together is added up, and idle upstream connections are looked through."""
 
+CALM_COUNT_INTERVAL_S: Final = 4.0
+CALM_BYTES: Final = 1024 * 1024
+"""As long as less than this is held it is added up less often: over thousands of streams the adding is what costs."""
+
 WATCH_INTERVAL_S: Final = 0.005
 """How often a client is looked at whose socket nobody reads, so that its leaving is not an event."""
 
@@ -48,7 +52,7 @@ class Streams:
         """When the loop last got round to a sweep; what liveness is judged by."""
         self.outcomes: Counter[Outcome] = Counter()
         self._stream_bytes = 0
-        self._counted_at = 0.0
+        self._count_at = self._sweep_idle_at = 0.0
         self.body_bytes = 0
         """Request bodies held for routing or another try."""
 
@@ -66,7 +70,7 @@ class Streams:
     @property
     def buffered_bytes(self) -> int:
         """Everything held for somebody: request bodies as of now; partial frames and bytes ahead of slow clients as of
-        the last full second."""
+        the last second, or of the last four while that is little."""
         return self.body_bytes + self._stream_bytes
 
     def open(self, asked: Asked, route: Route, client: ClientSide, received_at: float) -> Stream:
@@ -118,9 +122,12 @@ class Streams:
         due = [stream for stream in self._streams.values() if stream.check_at <= now]
         for stream in due:
             self._guarded(stream, partial(stream.check, now))
-        if now >= self._counted_at + COUNT_INTERVAL_S:
-            self._counted_at = now
+        if now >= self._count_at:
             self._stream_bytes = sum(stream.buffered_bytes for stream in self._streams.values())
+            is_calm = self._stream_bytes < CALM_BYTES
+            self._count_at = now + (CALM_COUNT_INTERVAL_S if is_calm else COUNT_INTERVAL_S)
+        if now >= self._sweep_idle_at:
+            self._sweep_idle_at = now + COUNT_INTERVAL_S
             for sweep in self._sweeps:
                 sweep(now)
 
