@@ -19,7 +19,7 @@ import aiohappyeyeballs
 from sidecar.errors import Failure
 from sidecar.settings import Address, Upstream
 from sidecar.upstream import proxy, tls
-from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES, AddressInfo, bound_socket, tcp_socket, unix_socket
+from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES, AddressInfo, bound_descriptor, tcp_socket, unix_socket
 
 HAPPY_EYEBALLS_DELAY_S: Final = 0.25
 """RFC 8305 section 5."""
@@ -75,7 +75,7 @@ class Dialler:
             transport, _ = await loop.create_connection(lambda: protocol, self._address.host, self._address.port)
         except OSError as error:
             raise self._refused(self._address, error) from None
-        bound_socket(transport.get_extra_info("socket"), self._receive_buffer_bytes)
+        bound_descriptor(transport.get_extra_info("socket").fileno(), self._receive_buffer_bytes)
 
     async def _open_socket(self) -> socket.socket:
         target = self._proxy.address if self._proxy is not None else self._address

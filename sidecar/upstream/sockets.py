@@ -45,6 +45,15 @@ def tcp_socket(info: AddressInfo, receive_buffer_bytes: int = RECEIVE_BUFFER_BYT
     return sock
 
 
+def bound_descriptor(file_descriptor: int, receive_buffer_bytes: int) -> None:
+    """`bound_socket` for a connection that a loop has made: uvloop's own stand-in makes a socket for each option."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, file_descriptor)
+    try:
+        bound_socket(sock, receive_buffer_bytes)
+    finally:
+        sock.detach()
+
+
 def bound_socket(sock: socket.socket, receive_buffer_bytes: int) -> None:
     """Bound what the kernel reads ahead and how long it believes in a silent peer; before connecting or just after."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
