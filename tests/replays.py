@@ -11,14 +11,21 @@ from pathlib import Path
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
-from tests.dialect_reading import as_sse
-from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
+from tests.dialect_reading import framing_in
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
 
 PATHS = {
     "openai-chat": CHAT,
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
+    "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
+    "gemini-interactions": "/v1beta/interactions",
+}
+CONTENT_TYPES = {
+    "sse": "text/event-stream",
+    "ndjson": "application/x-ndjson",
+    "json-array": "application/json; charset=UTF-8",
 }
 
 
@@ -36,7 +43,7 @@ class Recording:
 
     @property
     def content_type(self) -> str:
-        return "application/x-ndjson" if self.dialect.startswith("ollama") else "text/event-stream"
+        return CONTENT_TYPES[framing_in(self.dialect, self.body)]
 
     def answer(self, cuts: Sequence[int] = ()) -> list[bytes]:
         """The HTTP answer, its body in chunks between ``cuts``."""
@@ -68,10 +75,7 @@ def recorded(streams_dir: Path) -> list[Recording]:
 
 
 def _recording(dialect: str, path: Path) -> Recording:
-    body = path.read_bytes()
-    if dialect == "openai-chat" and path.suffix == ".ndjson":
-        body = as_sse(body.splitlines())
-    return Recording(path.name, dialect, body)
+    return Recording(path.name, dialect, body_of(dialect, path))
 
 
 class Replay:

@@ -22,18 +22,12 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
-from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
-from tests.dialect_reading import as_sse, error_frame
+from tests.core_support import DONE, RESET, Client, chunk, typed_events
+from tests.dialect_reading import error_frame, framing_in
 from tests.framing_feeds import random_split
-from tests.test_dialects_recordings import SYNTHETIC_OPENAI
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of, end_offsets
 
-HANDMADE = handmade()
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
-RECORDED = {
-    "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
-    "anthropic": ("anthropic/*", "synthetic/anthropic*"),
-    "ollama-chat": ("ollama/*", "synthetic/ollama*"),
-}
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
 """Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
 SIDECAR_EVERY_CUT=1 to make them."""
@@ -41,24 +35,32 @@ SIDECAR_EVERY_CUT=1 to make them."""
 CUT_SHARDS = 8
 """The cuts of every recording are dealt out to so many tests, which run side by side."""
 
-WHOLE_MARK = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true|"(?:finish_reason|stop_reason)": ?"\w')
 TIMES = re.compile(rb'"(?:ttft|duration)_ms":[^,}]+')
 
 
 class Line:
     """A relay and everything around it."""
 
-    def __init__(self, dialect: str, format_name: str = "typed", *, max_frame: int = 1 << 20, **options: Any) -> None:
+    def __init__(
+        self,
+        dialect: str,
+        format_name: str = "typed",
+        *,
+        max_frame: int = 1 << 20,
+        framing_name: str = "",
+        **options: Any,
+    ) -> None:
         self.client = Client()
         self.client.start(b"head", is_chunked=True)
         self.session = Session(0.0)
         self.session.upstream = UpstreamState.WAITING
         self.dialect = DIALECTS[dialect]()
-        framing = make_framing(DIALECTS[dialect].framings[0], max_frame, strict=format_name == "typed")
+        name = framing_name or DIALECTS[dialect].framings[0]
+        framing = make_framing(name, max_frame, strict=format_name == "typed")
         encoder: Any = (
             TypedFormat("s", "all", "llm", "m", 1)
             if format_name == "typed"
-            else NativeFormat(lambda failure: error_frame(dialect, failure), framing.joint)
+            else NativeFormat(lambda failure: error_frame(dialect, failure, name), framing.joint)
         )
         kind = CompressedRelay if "inflater" in options else Relay
         self.relay = kind(framing, self.dialect, encoder, self.session, Log(self.client), **options)
@@ -286,26 +288,27 @@ def check_splits(dialect: str, body: bytes) -> None:
         ]
         ends = []
         for pieces in splits:
-            outcome, said, sent = Line(dialect, format_name).run(pieces)
+            outcome, said, sent = Line(dialect, format_name, framing_name=framing_in(dialect, body)).run(pieces)
             ends.append((outcome, code_of(said), TIMES.sub(b"", sent)))
         assert ends == ends[:1] * len(ends)
 
 
 def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
-    mark = WHOLE_MARK.search(body)
-    whole_from = mark.start() if mark else len(body)
+    framing = framing_in(dialect, body)
+    whole_from = min(end_offsets(dialect, body))
     step = next(every for below, every in CUT_EVERY if len(body) < below)
     for cut in range(shard * step, len(body), shards * step):
         # Any split gives the same, so the cheapest will do.
-        line = Line(dialect)
+        line = Line(dialect, framing_name=framing)
         outcome, said, sent = line.run([body[:cut]] if cut else [])
         names = re.findall(rb"^event: (\w+)$", sent, re.MULTILINE)
         assert names.count(b"done") == names.count(b"start") == 1
         assert (names[0], names[-1]) == (b"start", b"done")
         if outcome is Outcome.COMPLETED:
             assert cut > whole_from
-            assert line.dialect.terminated or line.session.warnings == ("terminator_missing",)
+            has_warned = line.session.warnings == ("terminator_missing",)
+            assert line.dialect.terminated or has_warned or not line.dialect.has_terminator
             assert said is None
         else:
             assert code_of(said) in {"upstream_truncated", "upstream_error"}
@@ -319,11 +322,6 @@ def recorded(streams_dir: Path) -> list[tuple[str, Path]]:
         for glob in globs
         for path in sorted(streams_dir.glob(glob))
     ]
-
-
-def body_of(dialect: str, path: Path) -> bytes:
-    body = path.read_bytes()
-    return as_sse(body.splitlines()) if dialect == "openai-chat" and path.suffix == ".ndjson" else body
 
 
 @pytest.mark.parametrize("check", [check_splits, check_cuts])

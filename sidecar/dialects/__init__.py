@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.dialects.anthropic import Anthropic
 from sidecar.dialects.first_frame import Undecided
+from sidecar.dialects.gemini import Gemini
+from sidecar.dialects.gemini_interactions import GeminiInteractions
 from sidecar.dialects.ollama import OllamaChat, OllamaGenerate
 from sidecar.dialects.opaque import OpaqueNDJSON, OpaqueSSE
 from sidecar.dialects.openai_chat import OpenAIChat
@@ -23,6 +25,8 @@ __all__ = ["DIALECTS", "OPAQUE", "make_dialect"]
 DIALECTS: Final[dict[str, DialectKind]] = {
     OpenAIChat.name: OpenAIChat,
     Anthropic.name: Anthropic,
+    Gemini.name: Gemini,
+    GeminiInteractions.name: GeminiInteractions,
     OllamaChat.name: OllamaChat,
     OllamaGenerate.name: OllamaGenerate,
     RawText.name: RawText,

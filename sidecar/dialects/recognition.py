@@ -51,6 +51,16 @@ def dialect_of_path(path: str) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
 
 
+def dialect_of(path: str, configured: str) -> str | None:
+    """The dialect that the answer to a stream request should speak; None where that is not known beforehand.
+
+    ``configured``: the upstream's dialect, or "auto"."""
+    asked = dialect_of_path(path)
+    if configured == "auto" or (configured in _SAME_SERVER and asked in _SAME_SERVER):
+        return asked
+    return configured
+
+
 def streams_by_default(path: str) -> bool:
     """Whether a request to ``path`` that says nothing of streaming asks for a stream."""
     name = dialect_of_path(path)
