@@ -149,6 +149,38 @@ def test_streams_without_marks_complete_where_their_body_proves_its_end(
     assert ending(dialect, body, failure, proves_end=proves_end)[1] == expected
 
 
+GEMINI_CHUNK = b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]}%b}]}\r\n\r\n'
+GEMINI_END = GEMINI_CHUNK % b',"finishReason":"STOP"'
+
+
+@pytest.mark.parametrize(
+    ("body", "failure", "code"),
+    [
+        (GEMINI_CHUNK % b"" + GEMINI_END, None, None),
+        (GEMINI_CHUNK % b"" + GEMINI_END, RESET, None),
+        (GEMINI_CHUNK % b"" + GEMINI_END + b"data: {", None, "upstream_truncated"),
+        (GEMINI_CHUNK % b"" + GEMINI_END + b"data: {", RESET, "upstream_reset"),
+        (GEMINI_CHUNK % b"", None, "upstream_truncated"),
+    ],
+)
+def test_without_a_terminator_the_finish_marks_end_a_stream(
+    body: bytes, failure: Failure | None, code: str | None
+) -> None:
+    outcome, said, done = ending("gemini", body, failure)
+    assert (outcome is Outcome.COMPLETED, said) == (code is None, code)
+    assert "warnings" not in done
+
+
+@pytest.mark.parametrize(
+    ("proves_end", "failure", "code"),
+    [(True, None, None), (False, None, "upstream_truncated"), (True, RESET, "upstream_reset")],
+)
+def test_finish_marks_that_content_followed_leave_it_to_the_body(
+    proves_end: bool, failure: Failure | None, code: str | None
+) -> None:
+    assert ending("gemini", GEMINI_END * 3, failure, proves_end=proves_end)[1] == code
+
+
 def test_marks_count_whatever_ends_the_body() -> None:
     assert ending("openai-chat", chunk() + DONE, proves_end=False)[0] is Outcome.COMPLETED
 
