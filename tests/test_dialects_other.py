@@ -116,6 +116,25 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
 
 
 @pytest.mark.parametrize(
+    ("path", "configured", "content_type", "dialect"),
+    [
+        ("/v1beta/openai/chat/completions", "gemini", SSE, "openai-chat"),
+        ("/v1beta/interactions", "gemini", SSE, "gemini-interactions"),
+        ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "gemini", SSE, "anthropic"),
+        ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
+        ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
+        ("/proxy/generate", "gemini", SSE, "gemini"),
+    ],
+)
+def test_what_one_server_answers_beside_a_configured_dialect(
+    path: str, configured: str, content_type: str, dialect: str
+) -> None:
+    spoken = detect(path, content_type, configured)
+    assert spoken is not None
+    assert (spoken.dialect, spoken.is_certain) == (dialect, True)
+
+
+@pytest.mark.parametrize(
     ("path", "content_type", "framing"),
     [
         ("/v1beta/models/g:streamGenerateContent", JSON, "json-array"),
