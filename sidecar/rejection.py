@@ -1,6 +1,6 @@
 """An upstream's error answer, read for its own words.
 
-Owns the shapes providers give an error before a stream. Must not know HTTP or formats.
+Owns the shapes providers give an error that is the whole answer. Must not know HTTP or formats.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from sidecar.dialects.lenient_json import UnparseableError, as_dict, parse
+from sidecar.dialects.upstream_errors import upstream_error
 from sidecar.errors import Failure
+from sidecar.events import UpstreamError
 
 _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAX_TEXT = 2000
@@ -28,6 +31,18 @@ def rejection(status: int, body: bytes, retry_after: str = "") -> Failure:
         retryable=status in _RETRYABLE_STATUSES,
         retry_after=retry_after,
     )
+
+
+def said_error(body: bytes) -> UpstreamError | None:
+    """The error that a JSON answer tells under a status of success; None where it tells none."""
+    try:
+        value = parse(body)
+    except UnparseableError:
+        return None
+    fields = as_dict(value[0] if isinstance(value, list) and len(value) == 1 else value)
+    if fields.get("error"):
+        return upstream_error(fields["error"])
+    return upstream_error(fields) if "error" in (fields.get("type"), fields.get("object")) else None
 
 
 def _parse(body: bytes) -> Any:

@@ -253,7 +253,8 @@ class Relay:
         flaw = self._framing.flaw
         if flaw is not None and (failure is None or flaw.code == "malformed_upstream"):
             return flaw.outcome, flaw
-        if self._dialect.is_finished:
+        # Without a terminator, half a frame behind the finish marks is more of the answer that was cut off.
+        if self._dialect.is_finished and (self._dialect.has_terminator or not self._framing.pending):
             if self._dialect.has_terminator:
                 self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None

@@ -46,10 +46,17 @@ class Summary:
             into[index] = into.get(index, "") + text
 
 
-def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
+def framing_in(name: str, body: bytes) -> str:
+    """The framing that a body of dialect ``name`` is in: its commonest one, unless it is plain JSON."""
+    framings = DIALECTS[name].framings
+    is_json = "json-array" in framings and body.lstrip().startswith((b"[", b"{"))
+    return "json-array" if is_json else framings[0]
+
+
+def read(name: str, pieces: Iterable[bytes], framing_name: str = "") -> tuple[list[Event], Dialect]:
     """Every event of a body that came in ``pieces`` and ended, and the dialect that read it."""
     dialect = DIALECTS[name]()
-    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
+    framing = make_framing(framing_name or DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
     events: list[Event] = []
     for piece in pieces:
         events += decode_all(dialect, framing.feed(piece))
@@ -103,6 +110,11 @@ def summarise(events: Iterable[Event]) -> Summary:
 def only_start_first(events: Sequence[Event]) -> bool:
     """Whether `Start` came once, before all else."""
     return [isinstance(event, Start) for event in events] == [True] + [False] * (len(events) - 1)
+
+
+def as_crlf_sse(payloads: Iterable[bytes]) -> bytes:
+    """The same from a server that ends its lines with CRLF and marks no end."""
+    return b"".join(b"data: " + line + b"\r\n\r\n" for line in payloads if line.strip())
 
 
 def as_sse(payloads: Iterable[bytes]) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
+from tests.dialect_reading import framing_in
 from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
 
 PATHS = {
@@ -20,6 +21,13 @@ PATHS = {
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
+    "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
+    "gemini-interactions": "/v1beta/interactions",
+}
+CONTENT_TYPES = {
+    "sse": "text/event-stream",
+    "ndjson": "application/x-ndjson",
+    "json-array": "application/json; charset=UTF-8",
 }
 
 
@@ -37,7 +45,7 @@ class Recording:
 
     @property
     def content_type(self) -> str:
-        return "application/x-ndjson" if self.dialect.startswith("ollama") else "text/event-stream"
+        return CONTENT_TYPES[framing_in(self.dialect, self.body)]
 
     def answer(self, cuts: Sequence[int] = ()) -> list[bytes]:
         """The HTTP answer, its body in chunks between ``cuts``."""

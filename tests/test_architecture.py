@@ -31,6 +31,7 @@ FLOORS = {
         "stencil",
         "stream",
         "streams",
+        "withheld",
     },
     "edges": {"secrets", "subscribers", "upstream"},
     "doors": {"admin", "gateway"},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.dialects import DIALECTS, make_dialect
-from sidecar.dialects.recognition import Spoken, detect, streams_by_target
+from sidecar.dialects.recognition import Spoken, detect, dialect_of, streams_by_target
 from sidecar.errors import Failure
 from sidecar.events import Extension, Frame, Start, Token
 from sidecar.framing import FRAMINGS, framing_of
@@ -68,7 +68,7 @@ def test_error_frames(name: str, frame: bytes) -> None:
     assert error_frame(name, Failure("internal", "m")) == frame
 
 
-SSE, NDJSON = "text/event-stream", "application/x-ndjson"
+SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json; charset=UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,16 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
         ("/v1/chat", "application/stream+json", "opaque-ndjson"),
         ("/x", "application/jsonl", "opaque-ndjson"),
         ("/x", "text/plain; charset=utf-8", "raw"),
+        ("/v1beta/models/g:streamGenerateContent?alt=sse", SSE, "gemini"),
+        ("/v1beta/models/g:streamGenerateContent", JSON, "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent", JSON, "gemini"),
+        ("/v1beta/models/g:generateContent", JSON, None),
+        ("/v1beta/openai/chat/completions", SSE, "openai-chat"),
+        ("/v1beta/interactions", SSE, "gemini-interactions"),
+        ("/v1beta/interactions/v1_abc?stream=true&last_event_id=e3", SSE, "gemini-interactions"),
+        ("/v1beta/interactions/v1_abc/cancel", SSE, "opaque-sse"),
+        ("/v1beta/interactions", JSON, None),
+        ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", SSE, "anthropic"),
         ("/v1/chat/completions", "application/json", None),
         ("/v1/chat/completions", "text/html", None),
         ("/v1/chat/completions", "", None),
@@ -117,11 +127,61 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
     assert detect("/anything", content_type, "anthropic") == (found and Spoken(found, "sse"))
 
 
+@pytest.mark.parametrize(
+    ("path", "configured", "content_type", "dialect"),
+    [
+        ("/v1beta/openai/chat/completions", "gemini", SSE, "openai-chat"),
+        ("/v1beta/interactions", "gemini", SSE, "gemini-interactions"),
+        ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "gemini", SSE, "anthropic"),
+        ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
+        ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
+        ("/proxy/generate", "gemini", SSE, "gemini"),
+    ],
+)
+def test_what_one_server_answers_beside_a_configured_dialect(
+    path: str, configured: str, content_type: str, dialect: str
+) -> None:
+    spoken = detect(path, content_type, configured)
+    assert spoken is not None
+    assert (spoken.dialect, spoken.is_certain) == (dialect, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "framing"),
+    [
+        ("/v1beta/models/g:streamGenerateContent", JSON, "json-array"),
+        ("/v1beta/models/g:streamGenerateContent", SSE, "sse"),
+        ("/v1beta/models/g:streamGenerateContent", NDJSON, "sse"),
+        ("/v1beta/models/g:generateContent", JSON, None),
+        ("/v1beta/models/g:generateContent", SSE, "sse"),
+        ("/v1beta/interactions", JSON, None),
+    ],
+)
+def test_plain_json_is_a_stream_only_where_the_path_says_so(path: str, content_type: str, framing: str | None) -> None:
+    spoken = detect(path, content_type, "gemini")
+    assert spoken == (framing and Spoken("gemini", framing))
+
+
+@pytest.mark.parametrize(
+    ("path", "configured", "known"),
+    [
+        ("/v1/chat/completions", "auto", "openai-chat"),
+        ("/v1/messages?beta=true", "openai-chat", "anthropic"),
+        ("/v1beta/models/g:streamGenerateContent", "auto", "gemini"),
+        ("/anything", "anthropic", "anthropic"),
+        ("/anything", "auto", None),
+    ],
+)
+def test_what_a_stream_request_should_be_answered_in(path: str, configured: str, known: str | None) -> None:
+    assert dialect_of(path, configured) == known
+
+
 def test_only_framed_types_are_streams_by_themselves() -> None:
     assert framing_of("text/event-stream; charset=utf-8") == "sse"
     assert framing_of("APPLICATION/X-NDJSON") == "ndjson"
     assert framing_of("text/plain") == "raw"
-    assert framing_of("application/json") is None
+    assert framing_of("application/json") == "json-array"  # only behind a path whose dialect is spoken so
+    assert framing_of("text/html") is None
 
 
 @pytest.mark.parametrize(
@@ -152,6 +212,13 @@ FIRST_FRAMES = [
     ("sse", b'{"type":"keepalive","sequence_number":0}', "openai-responses"),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
     ("sse", b'{"type":"ping"}', "anthropic"),
+    ("sse", b'{"type":"vertex_event"}', "anthropic"),
+    ("sse", b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]}}]}', "gemini"),
+    ("sse", b'{"candidates":[{"finishReason":"SAFETY"}],"usageMetadata":{}}', "gemini"),
+    ("sse", b'{"event_type":"interaction.created","interaction":{"id":"v1"}}', "gemini-interactions"),
+    ("sse", b'{"event_type":"step.delta","index":0,"delta":{"type":"text","text":"a"}}', "gemini-interactions"),
+    ("sse", b'{"event_type":"text-generation","text":"a"}', None),
+    ("sse", b'{"candidates":["a"]}', None),
     ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),
     ("ndjson", b'{"model":"m","response":"a","done":false}', "ollama-generate"),
     ("sse", b'{"type":"x"}', None),

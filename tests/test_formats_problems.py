@@ -42,7 +42,16 @@ def body_of(family: str, failure: Failure) -> tuple[str, Any]:
         ("/api/generate", "ollama"),
         ("/", "problem"),
         ("", "problem"),
-        ("/v1beta/models/gemini:streamGenerateContent", "problem"),
+        ("/v1beta/models/gemini:streamGenerateContent", "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/g:generateContent", "gemini"),
+        ("/v1beta/models", "gemini"),
+        ("/v1beta1/projects/p/locations/l/cachedContents", "gemini"),
+        ("/v1/interactions", "gemini"),
+        ("/v1alpha/interactions/v1_a?stream=true", "gemini"),
+        ("/v1beta/openai/chat/completions", "openai"),
+        ("/v1/models/ft:gpt-4o:org::7p4lURel", "openai"),
+        ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "anthropic"),
+        ("/v1/projects/p/publishers/anthropic/models/c:rawPredict", "anthropic"),
         ("/x?path=/v1/messages", "problem"),
     ],
 )
@@ -92,6 +101,29 @@ def test_anthropic_shape(code: str, kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "word"),
+    [
+        ("bad_request", 400, "INVALID_ARGUMENT"),
+        ("unauthorized", 401, "UNAUTHENTICATED"),
+        ("forbidden_origin", 403, "PERMISSION_DENIED"),
+        ("route_not_found", 404, "NOT_FOUND"),
+        ("body_too_large", 413, "INVALID_ARGUMENT"),
+        ("caller_limit", 429, "RESOURCE_EXHAUSTED"),
+        ("internal", 500, "INTERNAL"),
+        ("websocket_unsupported", 501, "UNIMPLEMENTED"),
+        ("upstream_refused", 502, "UNAVAILABLE"),
+        ("overloaded", 503, "UNAVAILABLE"),
+        ("first_token_timeout", 504, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_gemini_shape(code: str, status: int, word: str) -> None:
+    assert body_of("gemini", Failure(code, "why")) == (
+        "application/json",
+        {"error": {"code": status, "message": "why", "status": word}},
+    )
+
+
 def test_ollama_shape() -> None:
     assert body_of("ollama", Failure("overloaded", "why", native={"a": 1})) == ("application/json", {"error": "why"})
 
@@ -110,7 +142,9 @@ def test_problem_shape() -> None:
     )
 
 
-@pytest.mark.parametrize(("family", "member"), [("openai", "error"), ("anthropic", "error"), ("problem", None)])
+@pytest.mark.parametrize(
+    ("family", "member"), [("openai", "error"), ("anthropic", "error"), ("gemini", "error"), ("problem", None)]
+)
 def test_the_upstreams_own_words_are_told(family: str, member: str | None) -> None:
     failure = Failure("upstream_status", "why", upstream_status=529, native={"error": ["a\ud800"]})
     _, body = body_of(family, failure)
@@ -123,7 +157,7 @@ def test_a_status_without_a_name_has_a_title_too() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-@pytest.mark.parametrize("family", ["openai", "anthropic", "ollama", "problem"])
+@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama", "problem"])
 def test_every_code_can_be_told_to_every_family(family: str, code: str) -> None:
     _, body = body_of(family, Failure(code, "why"))
     assert "why" in json.dumps(body)

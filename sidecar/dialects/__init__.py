@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.dialects.anthropic import Anthropic
 from sidecar.dialects.first_frame import Undecided
+from sidecar.dialects.gemini import Gemini
+from sidecar.dialects.gemini_interactions import GeminiInteractions
 from sidecar.dialects.ollama import OllamaChat, OllamaGenerate
 from sidecar.dialects.opaque import OpaqueNDJSON, OpaqueSSE
 from sidecar.dialects.openai_chat import OpenAIChat
@@ -27,6 +29,8 @@ DIALECTS: Final[dict[str, DialectKind]] = {
     OpenAICompletions.name: OpenAICompletions,
     OpenAIResponses.name: OpenAIResponses,
     Anthropic.name: Anthropic,
+    Gemini.name: Gemini,
+    GeminiInteractions.name: GeminiInteractions,
     OllamaChat.name: OllamaChat,
     OllamaGenerate.name: OllamaGenerate,
     RawText.name: RawText,

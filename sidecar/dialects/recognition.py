@@ -15,7 +15,16 @@ from sidecar.dialects import DIALECTS, OPAQUE
 from sidecar.framing import framing_of
 
 _SAME_SERVER: Final = frozenset(
-    {"openai-chat", "openai-completions", "openai-responses", "anthropic", "ollama-chat", "ollama-generate"}
+    {
+        "openai-chat",
+        "openai-completions",
+        "openai-responses",
+        "anthropic",
+        "ollama-chat",
+        "ollama-generate",
+        "gemini",
+        "gemini-interactions",
+    }
 )
 """What one server often answers beside each other, so that a configured one of these does not speak for the others."""
 
@@ -53,6 +62,14 @@ def dialect_of_path(path: str) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
 
 
+def dialect_of(path: str, configured: str) -> str | None:
+    """The dialect that the answer to a stream request should speak; None where that is not known beforehand.
+
+    ``configured``: the upstream's dialect, or "auto"."""
+    asked = dialect_of_path(path)
+    return asked if _is_told_by_path(asked, configured) else configured
+
+
 def streams_by_target(path: str, query: str) -> bool:
     """Whether a request whose body says nothing of streaming asks for a stream by its path or its query."""
     name = dialect_of_path(path)
@@ -70,12 +87,17 @@ def detect(path: str, content_type: str, configured: str) -> Spoken | None:
     if promised is None:
         return None
     asked = dialect_of_path(path)
-    if configured == "auto" or (configured in _SAME_SERVER and asked in _SAME_SERVER):
+    if _is_told_by_path(asked, configured):
         return _by_path(asked, promised)
     framings = DIALECTS[configured].framings
     if promised in _BY_PATH_ALONE and (promised not in framings or asked != configured):
         return None
     return Spoken(configured, promised if promised in framings else framings[0])
+
+
+def _is_told_by_path(asked: str | None, configured: str) -> bool:
+    """Whether the path goes before the configuration."""
+    return configured == "auto" or (configured != asked and {configured, asked} <= _SAME_SERVER)
 
 
 def _by_path(asked: str | None, promised: str) -> Spoken | None:

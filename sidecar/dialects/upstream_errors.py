@@ -20,6 +20,9 @@ _RETRYABLE_WORDS = frozenset(
         "api_error",
         "timeout_error",
         "service_unavailable",
+        "unavailable",
+        "resource_exhausted",
+        "deadline_exceeded",
     }
 )
 _STATUS_KEYS = ("code", "http_status_code", "status_code", "status")
@@ -34,7 +37,7 @@ def upstream_error(error: Any) -> UpstreamError:
     status = _status(fields)
     code, kind = fields.get("code"), as_text(fields.get("type"))
     number = as_int(code)
-    words = [as_text(code) if number is None else "", kind]
+    words = [as_text(code) if number is None else "", kind, as_text(fields.get("status"))]
     provider_code = next((word for word in words if word), "" if number is None else str(number))
     retryable = any(word.lower() in _RETRYABLE_WORDS for word in words)
     if status is not None:

@@ -6,6 +6,7 @@ and never repeats a byte of one.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ _PROBLEM_JSON: Final = "application/problem+json"
 
 _OPENAI_ENDS: Final = ("/chat/completions/", "/completions/", "/embeddings/", "/models/")
 _OPENAI_PIECES: Final = ("/v1/", "/openai/", "/responses/")
+_VERTEX_ANTHROPIC_ENDS: Final = (":rawPredict/", ":streamRawPredict/")
 _OPENAI_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -40,13 +42,34 @@ _ANTHROPIC_TYPES: Final = {
     529: "overloaded_error",
 }
 
+_GOOGLE_STATUSES: Final = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_GOOGLE: Final = re.compile(
+    r":(?:streamGenerateContent|generateContent|countTokens|computeTokens|embedContent|predict)/"
+    r"|/v1(?:alpha|beta)\d*/|/interactions/"
+)
+"""A method of a model, an API version that nobody else has, or interactions."""
+
 
 @lru_cache(256)
 def family_of(path: str) -> str:
-    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama" or "problem" (RFC 9457)."""
+    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "gemini", "ollama" or "problem" (RFC
+    9457)."""
     path = "/" + path.partition("?")[0].strip("/") + "/"
-    if "/v1/messages/" in path:
+    if "/v1/messages/" in path or path.endswith(_VERTEX_ANTHROPIC_ENDS):
         return "anthropic"
+    if "/openai/" not in path and _GOOGLE.search(path):
+        return "gemini"
     # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
     if path.endswith(_OPENAI_ENDS) or any(piece in path for piece in _OPENAI_PIECES):
         return "openai"
@@ -71,6 +94,13 @@ def _anthropic(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
     kind = _ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
     error = {"type": kind, "message": failure.message}
     return _JSON, {"type": "error", "error": _with_native(error, failure), "request_id": stream_id}
+
+
+def _gemini(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    status = failure.http_status
+    word = _GOOGLE_STATUSES.get(status) or ("INVALID_ARGUMENT" if status < 500 else "INTERNAL")
+    error = {"code": status, "message": failure.message, "status": word}
+    return _JSON, {"error": _with_native(error, failure)}
 
 
 def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
@@ -101,6 +131,7 @@ def _with_native(body: dict[str, Any], failure: Failure) -> dict[str, Any]:
 _SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
+    "gemini": _gemini,
     "ollama": _ollama,
     "problem": _problem,
 }

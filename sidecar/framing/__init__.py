@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.framing.json_array import JsonArrayFraming
 from sidecar.framing.ndjson import NdjsonFraming
 from sidecar.framing.raw import RawFraming
 from sidecar.framing.sse import SseFraming
@@ -14,9 +15,10 @@ from sidecar.framing.sse import SseFraming
 if TYPE_CHECKING:
     from sidecar.ports import Framing
 
-FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | RawFraming]]] = {
+FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | JsonArrayFraming | RawFraming]]] = {
     SseFraming.name: SseFraming,
     NdjsonFraming.name: NdjsonFraming,
+    JsonArrayFraming.name: JsonArrayFraming,
     RawFraming.name: RawFraming,
 }
 
