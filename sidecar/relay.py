@@ -211,6 +211,8 @@ class Relay:
             return self._format.encode(frame, _NO_EVENTS)
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
+        if self._session.first_content_at is None and self._dialect.completes_on_clean_end:
+            self._session.is_unobserved = True  # nothing in a stream of unknown meaning will ever be content
         if self._dialect.terminated:
             self.is_terminated = True
             self._stencil_head = self._stencil_tail = ()
