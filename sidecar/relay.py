@@ -372,11 +372,12 @@ class PlainRelay:
 class Collector:
     """The body of an upstream's error answer, kept to be put into our own words; never sent as it is."""
 
-    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_terminated")
+    __slots__ = ("_error_type", "_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_terminated")
 
-    def __init__(self, status: int, limit_bytes: int, retry_after: str = "") -> None:
+    def __init__(self, status: int, limit_bytes: int, retry_after: str = "", error_type: str = "") -> None:
         self._status = status
         self._retry_after = retry_after
+        self._error_type = error_type
         self._limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._size = 0
@@ -400,7 +401,7 @@ class Collector:
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The upstream rejected the request, in its own words as far as they came."""
-        rejected = rejection(self._status, b"".join(self._parts), self._retry_after)
+        rejected = rejection(self._status, b"".join(self._parts), self._retry_after, self._error_type)
         return rejected.outcome, rejected
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:

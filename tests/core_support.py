@@ -23,6 +23,9 @@ CONTENT_TYPES = {
     "ollama-generate": "application/x-ndjson",
     "opaque-ndjson": "application/x-ndjson",
     "raw": "text/plain",
+    "bedrock-converse": "application/vnd.amazon.eventstream",
+    "bedrock-invoke": "application/vnd.amazon.eventstream",
+    "opaque-aws-event-stream": "application/vnd.amazon.eventstream",
 }
 
 
@@ -295,4 +298,6 @@ def handmade() -> list[tuple[str, Path]]:
     chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
     for path in sorted((FIXTURES / "ollama").iterdir()):
         chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
+    for name in ("bedrock-converse", "bedrock-invoke"):
+        chosen += [(name, path) for path in sorted((FIXTURES / name).iterdir())]
     return chosen

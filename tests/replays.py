@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
+from tests.core_support import CONTENT_TYPES
 from tests.dialect_reading import as_sse
+from tests.official_bedrock import MODEL
 from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
 
 PATHS = {
@@ -19,6 +22,8 @@ PATHS = {
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
+    "bedrock-converse": f"/model/{quote(MODEL, safe='')}/converse-stream",
+    "bedrock-invoke": f"/model/{quote(MODEL, safe='')}/invoke-with-response-stream",
 }
 
 
@@ -36,7 +41,7 @@ class Recording:
 
     @property
     def content_type(self) -> str:
-        return "application/x-ndjson" if self.dialect.startswith("ollama") else "text/event-stream"
+        return CONTENT_TYPES[self.dialect]
 
     def answer(self, cuts: Sequence[int] = ()) -> list[bytes]:
         """The HTTP answer, its body in chunks between ``cuts``."""

@@ -17,7 +17,25 @@ from tests.dialect_reading import MAX_FRAME_BYTES, only_start_first
 
 FIXTURES = Path(__file__).parent / "fixtures"
 COUNTS = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-NAMES = st.sampled_from([None, b"message", b"error", b"ping", b"content_block_delta", b"\xff"])
+AWS = "aws-event-stream"
+NAMES = st.sampled_from(
+    [
+        None,
+        b"message",
+        b"error",
+        b"ping",
+        b"content_block_delta",
+        b"\xff",
+        b"messageStart",
+        b"contentBlockStart",
+        b"contentBlockDelta",
+        b"messageStop",
+        b"metadata",
+        b"chunk",
+        b":exception x",
+        b":error x",
+    ]
+)
 
 WORDS = st.sampled_from(
     [
@@ -74,6 +92,16 @@ WORDS = st.sampled_from(
         "stop",
         "eval_count",
         "data",
+        "contentBlockIndex",
+        "start",
+        "toolUse",
+        "toolUseId",
+        "input",
+        "reasoningContent",
+        "source",
+        "bytes",
+        "stopReason",
+        "inputTokens",
     ]
 )
 SCALARS = (
@@ -98,6 +126,10 @@ def _bodies() -> list[tuple[str, list[Frame]]]:
             framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
             frames = [*framing.feed(path.read_bytes()), *framing.flush()]
             bodies.append((name, [frame for frame in frames if frame.data is not None]))
+    for name in ("bedrock-converse", "bedrock-invoke"):
+        paths = sorted((FIXTURES / name).iterdir())
+        framings = [make_framing(AWS, MAX_FRAME_BYTES, strict=True) for _ in paths]
+        bodies += [(name, list(framing.feed(path.read_bytes()))) for framing, path in zip(framings, paths, strict=True)]
     return bodies
 
 

@@ -22,9 +22,11 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
+from tests.aws_messages import event
 from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
 from tests.dialect_reading import as_sse, error_frame
 from tests.framing_feeds import random_split
+from tests.official_bedrock import end_offsets
 from tests.test_dialects_recordings import SYNTHETIC_OPENAI
 
 HANDMADE = handmade()
@@ -33,6 +35,8 @@ RECORDED = {
     "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
     "anthropic": ("anthropic/*", "synthetic/anthropic*"),
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
+    "bedrock-converse": ("bedrock/converse*", "synthetic/bedrock_exception*", "synthetic/bedrock_unmodeled*"),
+    "bedrock-invoke": ("bedrock/invoke*",),
 }
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
 """Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
@@ -65,8 +69,11 @@ class Line:
 
     def run(self, pieces: Iterable[bytes], failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
         """The whole body and its end; the outcome, its failure and all the client was sent."""
-        for piece in pieces:
-            self.relay.feed(piece, 1.0)
+        try:
+            for piece in pieces:
+                self.relay.feed(piece, 1.0)
+        except Failure as own:  # the stream drops the upstream then
+            failure = own
         return self.finish(failure)
 
     def finish(self, failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
@@ -135,7 +142,7 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
     assert [name for name, _ in typed_events(sent)][-2:] == ["error", "done"]
 
 
-@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson"])
+@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"])
 @pytest.mark.parametrize(
     ("proves_end", "failure", "expected"),
     [(True, None, None), (False, None, "upstream_truncated"), (True, RESET, "upstream_reset")],
@@ -143,7 +150,8 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
 def test_streams_without_marks_complete_where_their_body_proves_its_end(
     dialect: str, proves_end: bool, failure: Failure | None, expected: str | None
 ) -> None:
-    body = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}[dialect]
+    bodies = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}
+    body = bodies.get(dialect, event("x", b"1"))
     assert ending(dialect, body, failure, proves_end=proves_end)[1] == expected
 
 
@@ -293,8 +301,7 @@ def check_splits(dialect: str, body: bytes) -> None:
 
 def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
-    mark = WHOLE_MARK.search(body)
-    whole_from = mark.start() if mark else len(body)
+    whole_from = whole_mark_at(dialect, body)
     step = next(every for below, every in CUT_EVERY if len(body) < below)
     for cut in range(shard * step, len(body), shards * step):
         # Any split gives the same, so the cheapest will do.
@@ -305,10 +312,19 @@ def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> No
         assert (names[0], names[-1]) == (b"start", b"done")
         if outcome is Outcome.COMPLETED:
             assert cut > whole_from
-            assert line.dialect.terminated or line.session.warnings == ("terminator_missing",)
+            says_so = line.dialect.terminated or not line.dialect.has_terminator
+            assert says_so or line.session.warnings == ("terminator_missing",)
             assert said is None
         else:
             assert code_of(said) in {"upstream_truncated", "upstream_error"}
+
+
+def whole_mark_at(dialect: str, body: bytes) -> int:
+    """Where the first word lies that may say the stream is whole; the body's end where there is none."""
+    if dialect.startswith("bedrock"):
+        return min(end_offsets(body))
+    mark = WHOLE_MARK.search(body)
+    return mark.start() if mark else len(body)
 
 
 def recorded(streams_dir: Path) -> list[tuple[str, Path]]:

@@ -6,6 +6,7 @@ and never repeats a byte of one.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -38,12 +39,29 @@ _ANTHROPIC_TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_BEDROCK_PATH: Final = re.compile(
+    r".*/model/[^/]+/(?:converse|converse-stream|invoke|invoke-with-response-stream|count-tokens)/"
+)
+_WORD: Final = re.compile(r"[A-Za-z]{1,64}")
+_BEDROCK_TYPES: Final = {
+    401: "AccessDeniedException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    408: "ModelTimeoutException",
+    424: "ModelErrorException",
+    429: "ThrottlingException",
+    503: "ServiceUnavailableException",
+    504: "ModelTimeoutException",
+}
 
 
 @lru_cache(256)
 def family_of(path: str) -> str:
-    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama" or "problem" (RFC 9457)."""
+    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "bedrock", "ollama" or "problem" (RFC
+    9457)."""
     path = "/" + path.partition("?")[0].strip("/") + "/"
+    if _BEDROCK_PATH.fullmatch(path):
+        return "bedrock"
     if "/v1/messages/" in path:
         return "anthropic"
     # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
@@ -58,6 +76,17 @@ def problem(family: str, failure: Failure, stream_id: str) -> tuple[str, bytes]:
     return content_type, encode_json(body)
 
 
+def problem_headers(family: str, failure: Failure) -> list[tuple[bytes, bytes]]:
+    """What the headers of such an answer say of ``failure``, where a client of ``family`` looks for it there: AWS's
+    tell one exception from another by nothing else."""
+    if family != "bedrock":
+        return []
+    status = failure.http_status
+    kind = _BEDROCK_TYPES.get(status) or ("ValidationException" if status < 500 else "InternalServerException")
+    said = failure.provider_code if failure.code == "upstream_status" else ""
+    return [(b"x-amzn-ErrorType", (said if _WORD.fullmatch(said) else kind).encode())]
+
+
 def _openai(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
     status = failure.http_status
     kind = _OPENAI_TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
@@ -70,6 +99,10 @@ def _anthropic(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
     kind = _ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
     error = {"type": kind, "message": failure.message}
     return _JSON, {"type": "error", "error": _with_native(error, failure), "request_id": stream_id}
+
+
+def _bedrock(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    return _JSON, _with_native({"message": failure.message}, failure)
 
 
 def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
@@ -100,6 +133,7 @@ def _with_native(body: dict[str, Any], failure: Failure) -> dict[str, Any]:
 _SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
+    "bedrock": _bedrock,
     "ollama": _ollama,
     "problem": _problem,
 }

@@ -14,7 +14,7 @@ from sidecar.answer import Asked, own_answer
 from sidecar.dialects.recognition import streams_by_default
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
-from sidecar.formats.problems import family_of, problem
+from sidecar.formats.problems import family_of, problem, problem_headers
 from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
 from sidecar.gateway.connection import CLOSE, KEEP, ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
@@ -224,6 +224,7 @@ class Gateway:
         content_type, body = problem(inquiry.family, failure, inquiry.stream_id)
         headers = [
             (b"Content-Type", content_type.encode()),
+            *problem_headers(inquiry.family, failure),
             (b"Cache-Control", b"no-store"),
             (b"X-Stream-Id", inquiry.stream_id.encode()),
             *inquiry.extra_headers,
