@@ -28,12 +28,12 @@ MESSAGES: list[Any] = [{"role": "user", "content": [{"text": "hi"}]}]
 
 
 @contextmanager
-def bedrock_client(endpoint: str, **options: Any) -> Iterator[Any]:
+def bedrock_client(endpoint: str, *, ca_file: str | None = None, **options: Any) -> Iterator[Any]:
     """A client that signs with a key of no worth, tries once and asks nobody for a proxy."""
     chosen = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "not-a-secret", **options}
     config = Config(retries={"total_max_attempts": 1}, proxies={})
     session = boto3.Session(region_name="us-east-1", **chosen)
-    client = session.client("bedrock-runtime", endpoint_url=endpoint, config=config)
+    client = session.client("bedrock-runtime", endpoint_url=endpoint, config=config, verify=ca_file)
     try:
         yield client
     finally:

@@ -118,6 +118,8 @@ class Gateway:
         needs_model = self._router.needs_model(path, host, request.headers)
         await self._read(inquiry, needs_model=needs_model)
         route = self._router.match(path, host, request.headers, inquiry.model)
+        if inquiry.body is None and any(self._targets[name].signer is not None for name in route.upstreams):
+            await self._read_whole(inquiry)  # a signature covers every byte
         limit = route.limits.max_body_bytes
         if (request.content_length or 0) > limit or (inquiry.body is not None and len(inquiry.body.data) > limit):
             raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
@@ -163,9 +165,13 @@ class Gateway:
         inquiry.model = model_from_path(inquiry.target)
         if not request.body_exists:
             return
-        if not needs_model and not is_read_whole(request, inquiry.family):
+        if needs_model or is_read_whole(request, inquiry.family):
+            await self._read_whole(inquiry)
+        else:
             inquiry.body = None
-            return
+
+    async def _read_whole(self, inquiry: Inquiry) -> None:
+        request = inquiry.request
         refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
