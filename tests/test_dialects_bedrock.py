@@ -217,6 +217,7 @@ def test_fields_a_model_adds_to_its_stop_are_kept() -> None:
         ({"inputTokens": 104, "outputTokens": 3, "totalTokens": 107, "cacheReadInputTokens": 100}, (104, 3, 107, 100)),
         ({"inputTokens": 4, "outputTokens": 3, "cacheReadInputTokens": 100}, (4, 3, 7, 100)),
         ({"inputTokens": 9, "cacheReadInputTokens": 0}, (9, None, None, 0)),
+        ({"inputTokens": 9, "outputTokens": 3, "cacheReadInputTokenCount": 5}, (9, 3, 12, 5)),
         ({"inputTokens": 9.0, "outputTokens": "3"}, (9, 3, 12, None)),
     ],
 )
@@ -396,12 +397,17 @@ def test_llama_counts_its_prompt_once() -> None:
     assert events[-1] == Usage(9, 2, 11, native={"prompt_token_count": 9, "generation_token_count": 2})
 
 
+def test_the_old_claude() -> None:
+    pieces = [{"completion": " Hi", "stop_reason": None}, {"completion": "", "stop_reason": "max_tokens", "stop": None}]
+    assert invoke(*map(aws.chunk, pieces)) == [Token(0, " Hi"), Finish(0, "length", "max_tokens")]
+
+
 def test_mistral_finishes_each_output() -> None:
     first = aws.chunk({"outputs": [{"text": "a", "stop_reason": "stop"}, {"text": "b", "stop_reason": None}]})
     events, dialect = read("bedrock-invoke", [first])
     assert events[1:] == [Token(0, "a"), Finish(0, "stop", "stop"), Token(1, "b")]
     assert not dialect.is_finished
-    (frame,) = frames(aws.chunk({"outputs": [{}, {"text": "", "stop_reason": "length"}]}))
+    (frame,) = frames(aws.chunk({"outputs": [{"text": None}, {"text": "", "stop_reason": "length"}]}))
     assert list(dialect.decode(frame)) == [Finish(1, "length", "length")]
     assert dialect.is_finished
 
@@ -411,9 +417,15 @@ def frames(*messages: bytes) -> Iterable[Frame]:
 
 
 def test_a_body_nobody_knows_is_an_extension_and_ends_with_its_stream() -> None:
-    bodies: list[Any] = [{"text": "Hi", "is_finished": False}, {"event_type": "text-generation", "text": "Hi"}]
+    bodies: list[Any] = [
+        {"text": "Hi", "is_finished": False},
+        {"generation": {"role": "assistant"}},
+        {"outputs": [{"image": "QUI="}]},
+        {"event_type": "text-generation", "text": "Hi"},
+    ]
     events, dialect = read("bedrock-invoke", [aws.chunk(body) for body in bodies])
-    assert events == [Start(), Extension("chunk", bodies[0]), Extension("text-generation", bodies[1])]
+    assert events[:4] == [Start(), *(Extension("chunk", body) for body in bodies[:3])]
+    assert events[4:] == [Extension("text-generation", bodies[3])]
     assert (dialect.completes_on_clean_end, dialect.is_finished, dialect.terminated) == (True, False, False)
 
 

@@ -1,6 +1,6 @@
-"""Models whose streams are bare pieces of text with counts beside them: Titan, Llama and Mistral on Bedrock.
+"""Models whose streams are bare pieces of text with counts beside them: Titan, Llama, Mistral and the old Claude.
 
-Owns the three shapes and their finish words. Must not know what wraps a piece.
+Owns their shapes and their finish words. Must not know what wraps a piece.
 """
 
 from __future__ import annotations
@@ -39,17 +39,19 @@ class ModelPieces:
 
     def decode(self, piece: dict[str, Any]) -> list[Event] | None:
         """The events of one piece; None where it has none of the shapes."""
-        if "outputText" in piece:
+        if _has_text(piece, "outputText"):
             # Titan's ``index`` counts pieces, not choices.
             events = [*self._choice(0, piece, "outputText", "completionReason")]
             return [*events, *self._usage(piece, "inputTextTokenCount", "totalOutputTextTokenCount")]
-        if "generation" in piece:
+        if _has_text(piece, "generation"):
             events = [*self._choice(0, piece, "generation", "stop_reason")]
             return [*events, *self._usage(piece, "prompt_token_count", "generation_token_count")]
-        if isinstance(piece.get("outputs"), list):
-            outputs = enumerate(as_list(piece["outputs"]))
+        if _has_text(piece, "completion"):
+            return [*self._choice(0, piece, "completion", "stop_reason")]
+        outputs = [as_dict(output) for output in as_list(piece.get("outputs"))]
+        if outputs and all(_has_text(output, "text") for output in outputs):
             return [
-                event for at, output in outputs for event in self._choice(at, as_dict(output), "text", "stop_reason")
+                event for at, output in enumerate(outputs) for event in self._choice(at, output, "text", "stop_reason")
             ]
         return None
 
@@ -72,3 +74,8 @@ class ModelPieces:
             prompt, completion = as_int(native.get(prompt_key)), as_int(native.get(completion_key))
             total = None if prompt is None or completion is None else prompt + completion
             yield Usage(prompt, completion, total, native=native)
+
+
+def _has_text(piece: dict[str, Any], key: str) -> bool:
+    """``key`` holds text or null: with anything else in it the piece is of another shape."""
+    return key in piece and (piece[key] is None or isinstance(piece[key], str))

@@ -61,11 +61,12 @@ def ollama_usage(last: dict[str, Any]) -> Usage | None:
 
 
 def bedrock_usage(native: dict[str, Any]) -> Usage:
-    """Converse's ``usage``. Input counts what the cache took, too, where the total shows that it was counted beside."""
+    """Converse's ``usage``, which Nova words a little otherwise. Input counts what the cache took, too, where the total
+    shows that it was counted beside."""
     prompt, completion = as_int(native.get("inputTokens")), as_int(native.get("outputTokens"))
     total = as_int(native.get("totalTokens"))
-    cached = as_int(native.get("cacheReadInputTokens"))
-    taken = (cached or 0) + (as_int(native.get("cacheWriteInputTokens")) or 0)
+    cached = _first(native, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    taken = (cached or 0) + (_first(native, "cacheWriteInputTokens", "cacheWriteInputTokenCount") or 0)
     summed = _sum(prompt, completion)
     if taken and total is not None and total == _sum(summed, taken):
         prompt = _sum(prompt, taken)
