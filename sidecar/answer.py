@@ -96,7 +96,8 @@ def choose(
     content_type, coding, has_length = _essentials(head)
     is_success = 200 <= head.status < 300
     if not is_success and asked.format == "typed" and asked.wants_stream and head.status >= 400:
-        collector = Collector(head.status, _MAX_REJECTION_BYTES, _header(head, b"retry-after"))
+        said = _header(head, b"retry-after"), _header(head, b"x-amzn-errortype")
+        collector = Collector(head.status, _MAX_REJECTION_BYTES, *said)
         return Answer(collector, is_stream=False, format="typed")
     if is_success and asked.wants_stream and content_type in _HTML:
         raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")

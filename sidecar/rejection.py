@@ -18,8 +18,10 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MAX_TEXT = 2000
 
 
-def rejection(status: int, body: bytes, retry_after: str = "") -> Failure:
-    """The failure that an HTTP error answer of ``status`` with ``body`` means; ``native`` is its JSON, or its text."""
+def rejection(status: int, body: bytes, retry_after: str = "", error_type: str = "") -> Failure:
+    """The failure that an HTTP error answer of ``status`` with ``body`` means; ``native`` is its JSON, or its text.
+
+    ``error_type`` is the header in which AWS names an exception, "" for none; what follows a colon there is a link."""
     native = _parse(body)
     message, provider_code = _words(native)
     return Failure(
@@ -27,7 +29,7 @@ def rejection(status: int, body: bytes, retry_after: str = "") -> Failure:
         message or f"the upstream answered with status {status}",
         upstream_status=status,
         native=native,
-        provider_code=provider_code,
+        provider_code=provider_code or error_type.partition(":")[0],
         retryable=status in _RETRYABLE_STATUSES,
         retry_after=retry_after,
     )
@@ -63,6 +65,6 @@ def _words(native: Any) -> tuple[str, str]:
         return error, str(native.get("error_type") or "")
     if not isinstance(error, dict):
         return "", ""
-    message = error.get("message") or error.get("detail")
+    message = error.get("message") or error.get("detail") or error.get("Message")
     code = error.get("code") or error.get("type") or error.get("status")
     return message if isinstance(message, str) else "", "" if code is None else str(code)

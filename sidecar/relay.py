@@ -215,6 +215,8 @@ class Relay:
             return self._format.encode(frame, _NO_EVENTS)
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
+        if self._session.first_content_at is None and self._dialect.completes_on_clean_end:
+            self._session.is_unobserved = True  # nothing in a stream of unknown meaning will ever be content
         if self._dialect.terminated:
             self.is_terminated = True
             self._stencil_head = self._stencil_tail = ()
@@ -376,11 +378,21 @@ class PlainRelay:
 class Collector:
     """The body of an upstream's error answer, kept to be put into our own words; never sent as it is."""
 
-    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_last_read", "is_terminated")
+    __slots__ = (
+        "_error_type",
+        "_limit_bytes",
+        "_parts",
+        "_retry_after",
+        "_size",
+        "_status",
+        "is_last_read",
+        "is_terminated",
+    )
 
-    def __init__(self, status: int, limit_bytes: int, retry_after: str = "") -> None:
+    def __init__(self, status: int, limit_bytes: int, retry_after: str = "", error_type: str = "") -> None:
         self._status = status
         self._retry_after = retry_after
+        self._error_type = error_type
         self._limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._size = 0
@@ -405,7 +417,7 @@ class Collector:
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The upstream rejected the request, in its own words as far as they came."""
-        rejected = rejection(self._status, b"".join(self._parts), self._retry_after)
+        rejected = rejection(self._status, b"".join(self._parts), self._retry_after, self._error_type)
         return rejected.outcome, rejected
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:

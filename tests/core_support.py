@@ -21,6 +21,9 @@ CONTENT_TYPES = {
     "ollama-generate": "application/x-ndjson",
     "opaque-ndjson": "application/x-ndjson",
     "raw": "text/plain",
+    "bedrock-converse": "application/vnd.amazon.eventstream",
+    "bedrock-invoke": "application/vnd.amazon.eventstream",
+    "opaque-aws-event-stream": "application/vnd.amazon.eventstream",
 }
 
 

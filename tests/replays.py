@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
 from tests.dialect_reading import framing_in
+from tests.official_bedrock import MODEL
 from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
 
 PATHS = {
@@ -23,11 +25,14 @@ PATHS = {
     "ollama-generate": "/api/generate",
     "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
     "gemini-interactions": "/v1beta/interactions",
+    "bedrock-converse": f"/model/{quote(MODEL, safe='')}/converse-stream",
+    "bedrock-invoke": f"/model/{quote(MODEL, safe='')}/invoke-with-response-stream",
 }
 CONTENT_TYPES = {
     "sse": "text/event-stream",
     "ndjson": "application/x-ndjson",
     "json-array": "application/json; charset=UTF-8",
+    "aws-event-stream": "application/vnd.amazon.eventstream",
 }
 
 

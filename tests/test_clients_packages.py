@@ -17,6 +17,7 @@ import httpx2
 import ollama
 import openai
 import pytest
+from botocore.exceptions import ClientError
 from google import genai
 from google.genai import _interactions as interactions
 from google.genai import errors as google_errors
@@ -27,6 +28,7 @@ from sidecar.settings import Address
 from sidecar.simulator import Behaviour
 from tests.app_support import ANY_PORT, answering, asked, before, on_uvloop, plain, request
 from tests.dialect_reading import Summary
+from tests.official_bedrock import bedrock_client, converse_stream, invoke_stream
 from tests.replays import Recording, handmade, recorded, replaying
 from tests.test_dialects_recordings import NARROWED, PACKAGES
 
@@ -38,6 +40,7 @@ ERRORS = (
     ollama.ResponseError,
     google_errors.APIError,
     google_errors.UnknownApiResponseError,  # the package reads no arrays
+    ClientError,
 )
 
 
@@ -53,6 +56,7 @@ class Packages:
         stack.callback(self.ollama._client.close)
         options = types.HttpOptions(base_url=base, httpx_client=stack.enter_context(httpx.Client(trust_env=False)))
         self.google = genai.Client(api_key="k", http_options=options)
+        self.bedrock = stack.enter_context(bedrock_client(base))
 
     def ask(self, dialect: str) -> Ask:
         """What streams an answer of this dialect."""
@@ -68,6 +72,8 @@ class Packages:
             "ollama-generate": lambda: self.ollama.generate(model="m", prompt="hi", stream=True),
             "gemini": lambda: self.google.models.generate_content_stream(model="m", contents="hi"),
             "gemini-interactions": lambda: self.google.interactions.create(model="m", input="hi", stream=True),
+            "bedrock-converse": lambda: converse_stream(self.bedrock),
+            "bedrock-invoke": lambda: invoke_stream(self.bedrock),
         }
         return asks[dialect]
 
@@ -83,7 +89,7 @@ def seen(ask: Ask) -> list[Any]:
     objects: list[Any] = []
     try:
         for part in ask():
-            told = part.model_dump(warnings=False)
+            told = part if isinstance(part, dict) else part.model_dump(warnings=False)
             told.pop("sdk_http_response", None)  # the answer's head, which is ours
             objects.append((type(part).__name__, told))
     except ERRORS as error:

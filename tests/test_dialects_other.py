@@ -11,6 +11,7 @@ from sidecar.dialects.recognition import Spoken, detect, dialect_of, streams_by_
 from sidecar.errors import Failure
 from sidecar.events import Extension, Frame, Start, Token
 from sidecar.framing import FRAMINGS, framing_of
+from tests import aws_messages as aws
 from tests.dialect_reading import error_frame, only_start_first, read
 
 
@@ -51,7 +52,7 @@ def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, ex
 
 def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
     completing = {name for name, kind in DIALECTS.items() if kind().completes_on_clean_end}
-    assert completing == {"raw", "opaque-sse", "opaque-ndjson"}
+    assert completing == {"raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"}
     assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
     assert {framing for kind in DIALECTS.values() for framing in kind.framings} == set(FRAMINGS)
 
@@ -62,6 +63,9 @@ def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
         ("raw", b""),
         ("opaque-sse", b'event: error\ndata: {"error":{"message":"m","code":"internal"}}\n\n'),
         ("opaque-ndjson", b'{"error":{"message":"m","code":"internal"}}\n'),
+        ("opaque-aws-event-stream", aws.error("internal", "m")),
+        ("bedrock-converse", aws.exception("internalServerException", {"message": "m"})),
+        ("bedrock-invoke", aws.exception("internalServerException", {"message": "m"})),
     ],
 )
 def test_error_frames(name: str, frame: bytes) -> None:
@@ -69,6 +73,7 @@ def test_error_frames(name: str, frame: bytes) -> None:
 
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json; charset=UTF-8"
+AWS = aws.EVENT_STREAM
 
 
 @pytest.mark.parametrize(
@@ -109,6 +114,13 @@ SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/js
         ("/v1beta/interactions/v1_abc/cancel", SSE, "opaque-sse"),
         ("/v1beta/interactions", JSON, None),
         ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", SSE, "anthropic"),
+        ("/model/anthropic.claude-3:0/converse-stream", AWS, "bedrock-converse"),
+        ("/model/arn:aws:bedrock:us-east-1:1:inference-profile%2Fx/converse-stream", AWS, "bedrock-converse"),
+        ("/aws/model/meta.llama3-1:0/invoke-with-response-stream", AWS, "bedrock-invoke"),
+        ("/model/m/converse", AWS, "opaque-aws-event-stream"),
+        ("/model/m/n/converse-stream", AWS, "opaque-aws-event-stream"),
+        ("/model/m/converse-stream", SSE, "opaque-sse"),
+        ("/model/m/converse-stream", "application/json", None),
         ("/v1/chat/completions", "application/json", None),
         ("/v1/chat/completions", "text/html", None),
         ("/v1/chat/completions", "", None),

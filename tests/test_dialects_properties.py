@@ -16,7 +16,24 @@ from tests.dialect_reading import MAX_FRAME_BYTES, framing_in, only_start_first
 from tests.test_dialects_recordings import HANDMADE
 
 COUNTS = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-NAMES = st.sampled_from([None, b"message", b"error", b"ping", b"content_block_delta", b"\xff"])
+NAMES = st.sampled_from(
+    [
+        None,
+        b"message",
+        b"error",
+        b"ping",
+        b"content_block_delta",
+        b"\xff",
+        b"messageStart",
+        b"contentBlockStart",
+        b"contentBlockDelta",
+        b"messageStop",
+        b"metadata",
+        b"chunk",
+        b":exception x",
+        b":error x",
+    ]
+)
 
 WORDS = st.sampled_from(
     [
@@ -118,6 +135,16 @@ WORDS = st.sampled_from(
         "interaction",
         "step",
         "arguments_delta",
+        "contentBlockIndex",
+        "start",
+        "toolUse",
+        "toolUseId",
+        "input",
+        "reasoningContent",
+        "source",
+        "bytes",
+        "stopReason",
+        "inputTokens",
     ]
 )
 SCALARS = (

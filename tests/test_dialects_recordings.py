@@ -23,6 +23,7 @@ from tests.dialect_reading import (
     read,
     summarise,
 )
+from tests.official_bedrock import end_offsets_in_messages, narrow_to_bedrock_user, read_converse, read_invoke
 from tests.official_google import narrow_to_google_user, narrow_to_interactions_user, read_gemini, read_interactions
 from tests.official_openai import read_completions, read_responses
 from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
@@ -36,6 +37,8 @@ RECORDED = {
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
     "gemini": ("gemini/*",),
     "gemini-interactions": ("gemini-interactions/*",),
+    "bedrock-converse": ("bedrock/converse*", "synthetic/bedrock_exception*", "synthetic/bedrock_unmodeled*"),
+    "bedrock-invoke": ("bedrock/invoke*",),
 }
 SYNTHETIC_OPENAI = (
     "azure_async_filter",
@@ -130,6 +133,8 @@ def _check_cut_bodies(name: str, body: bytes) -> None:
 
 def end_offsets(name: str, body: bytes) -> tuple[int, int]:
     """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
+    if name.startswith("bedrock"):  # whose words are coded within its messages
+        return end_offsets_in_messages(body)
     finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, (FINISH_MARK, TERMINATOR)))
     return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
 
@@ -172,12 +177,15 @@ PACKAGES: dict[str, Callable[[bytes], Summary]] = {
     "ollama-generate": read_ollama_generate,
     "gemini": read_gemini,
     "gemini-interactions": read_interactions,
+    "bedrock-converse": read_converse,
+    "bedrock-invoke": read_invoke,
 }
 NARROWED: dict[str, Callable[[Summary], None]] = {
     "ollama-chat": _narrow_to_ollama_user,
     "ollama-generate": _narrow_to_ollama_user,
     "gemini": narrow_to_google_user,
     "gemini-interactions": narrow_to_interactions_user,
+    "bedrock-converse": narrow_to_bedrock_user,
 }
 """Takes out of our summary what a package does not hand out."""
 CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_against_package]

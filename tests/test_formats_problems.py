@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import CODES, Failure
-from sidecar.formats.problems import family_of, problem
+from sidecar.formats.problems import family_of, problem, problem_headers
 
 
 def body_of(family: str, failure: Failure) -> tuple[str, Any]:
@@ -40,6 +40,13 @@ def body_of(family: str, failure: Failure) -> tuple[str, Any]:
         ("/v1/messagesx", "openai"),
         ("/api/chat", "ollama"),
         ("/api/generate", "ollama"),
+        ("/model/anthropic.claude-3%3A0/converse-stream", "bedrock"),
+        ("/model/arn%3Aaws%3Abedrock%2Fx/invoke-with-response-stream?x=1", "bedrock"),
+        ("/aws/model/m/converse/", "bedrock"),
+        ("/v1/model/m/invoke", "bedrock"),
+        ("/model/m/count-tokens", "bedrock"),
+        ("/model/m/converse-streams", "problem"),
+        ("/model/m", "problem"),
         ("/", "problem"),
         ("", "problem"),
         ("/v1beta/models/gemini:streamGenerateContent", "gemini"),
@@ -128,6 +135,33 @@ def test_ollama_shape() -> None:
     assert body_of("ollama", Failure("overloaded", "why", native={"a": 1})) == ("application/json", {"error": "why"})
 
 
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (Failure("bad_request", "why"), "ValidationException"),
+        (Failure("unauthorized", "why"), "AccessDeniedException"),
+        (Failure("route_not_found", "why"), "ResourceNotFoundException"),
+        (Failure("caller_limit", "why"), "ThrottlingException"),
+        (Failure("overloaded", "why"), "ServiceUnavailableException"),
+        (Failure("first_token_timeout", "why"), "ModelTimeoutException"),
+        (Failure("upstream_refused", "why"), "InternalServerException"),
+        (
+            Failure("upstream_status", "why", upstream_status=429, provider_code="ModelNotReadyException"),
+            "ModelNotReadyException",
+        ),
+        (Failure("upstream_status", "why", upstream_status=424, provider_code="a\r\nb: c"), "ModelErrorException"),
+    ],
+)
+def test_bedrock_shape(failure: Failure, kind: str) -> None:
+    assert body_of("bedrock", failure) == ("application/json", {"message": "why"})
+    assert problem_headers("bedrock", failure) == [(b"x-amzn-ErrorType", kind.encode())]
+
+
+def test_only_awss_clients_look_into_the_headers() -> None:
+    for family in ("openai", "anthropic", "gemini", "ollama", "problem"):
+        assert problem_headers(family, Failure("internal", "why")) == []
+
+
 def test_problem_shape() -> None:
     assert body_of("problem", Failure("overloaded", "why")) == (
         "application/problem+json",
@@ -157,7 +191,7 @@ def test_a_status_without_a_name_has_a_title_too() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "ollama", "problem"])
+@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "bedrock", "ollama", "problem"])
 def test_every_code_can_be_told_to_every_family(family: str, code: str) -> None:
     _, body = body_of(family, Failure(code, "why"))
     assert "why" in json.dumps(body)

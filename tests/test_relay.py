@@ -22,6 +22,7 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
+from tests.aws_messages import event
 from tests.core_support import DONE, RESET, Client, chunk, typed_events
 from tests.dialect_reading import error_frame, framing_in
 from tests.framing_feeds import random_split
@@ -67,8 +68,11 @@ class Line:
 
     def run(self, pieces: Iterable[bytes], failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
         """The whole body and its end; the outcome, its failure and all the client was sent."""
-        for piece in pieces:
-            self.relay.feed(piece, 1.0)
+        try:
+            for piece in pieces:
+                self.relay.feed(piece, 1.0)
+        except Failure as own:  # the stream drops the upstream then
+            failure = own
         return self.finish(failure)
 
     def finish(self, failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
@@ -137,7 +141,7 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
     assert [name for name, _ in typed_events(sent)][-2:] == ["error", "done"]
 
 
-@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson"])
+@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"])
 @pytest.mark.parametrize(
     ("proves_end", "failure", "expected"),
     [(True, None, None), (False, None, "upstream_truncated"), (True, RESET, "upstream_reset")],
@@ -145,7 +149,8 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
 def test_streams_without_marks_complete_where_their_body_proves_its_end(
     dialect: str, proves_end: bool, failure: Failure | None, expected: str | None
 ) -> None:
-    body = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}[dialect]
+    bodies = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}
+    body = bodies.get(dialect, event("x", b"1"))
     assert ending(dialect, body, failure, proves_end=proves_end)[1] == expected
 
 

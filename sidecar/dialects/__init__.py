@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.dialects.anthropic import Anthropic
+from sidecar.dialects.bedrock_converse import BedrockConverse
+from sidecar.dialects.bedrock_invoke import BedrockInvoke
 from sidecar.dialects.first_frame import Undecided
 from sidecar.dialects.gemini import Gemini
 from sidecar.dialects.gemini_interactions import GeminiInteractions
 from sidecar.dialects.ollama import OllamaChat, OllamaGenerate
-from sidecar.dialects.opaque import OpaqueNDJSON, OpaqueSSE
+from sidecar.dialects.opaque import OpaqueAwsEventStream, OpaqueNDJSON, OpaqueSSE
 from sidecar.dialects.openai_chat import OpenAIChat
 from sidecar.dialects.openai_completions import OpenAICompletions
 from sidecar.dialects.openai_responses import OpenAIResponses
@@ -33,13 +35,20 @@ DIALECTS: Final[dict[str, DialectKind]] = {
     GeminiInteractions.name: GeminiInteractions,
     OllamaChat.name: OllamaChat,
     OllamaGenerate.name: OllamaGenerate,
+    BedrockConverse.name: BedrockConverse,
+    BedrockInvoke.name: BedrockInvoke,
     RawText.name: RawText,
     OpaqueSSE.name: OpaqueSSE,
     OpaqueNDJSON.name: OpaqueNDJSON,
+    OpaqueAwsEventStream.name: OpaqueAwsEventStream,
 }
 """Every dialect by its name. Paths and first frames are tried in this order."""
 
-OPAQUE: Final[dict[str, DialectKind]] = {"sse": OpaqueSSE, "ndjson": OpaqueNDJSON}
+OPAQUE: Final[dict[str, DialectKind]] = {
+    "sse": OpaqueSSE,
+    "ndjson": OpaqueNDJSON,
+    "aws-event-stream": OpaqueAwsEventStream,
+}
 """By framing, what a stream is taken for that nobody recognises. Its events are never content."""
 
 _CANDIDATES: Final = {

@@ -24,6 +24,8 @@ _SAME_SERVER: Final = frozenset(
         "ollama-generate",
         "gemini",
         "gemini-interactions",
+        "bedrock-converse",
+        "bedrock-invoke",
     }
 )
 """What one server often answers beside each other, so that a configured one of these does not speak for the others."""

@@ -1,6 +1,6 @@
 """Token counts as each dialect words them, read into one `Usage`.
 
-Owns the counting rules of OpenAI-compatible servers, Anthropic, Gemini and Ollama. Must not know frames.
+Owns the counting rules of OpenAI-compatible servers, Anthropic, Gemini, Ollama and Bedrock. Must not know frames.
 """
 
 from __future__ import annotations
@@ -79,6 +79,28 @@ def ollama_usage(last: dict[str, Any]) -> Usage | None:
         return None
     native = {key: last[key] for key in _OLLAMA_KEYS if key in last}
     return Usage(prompt, completion, _sum(prompt, completion), native=native)
+
+
+def bedrock_usage(native: dict[str, Any]) -> Usage:
+    """Converse's ``usage``, which Nova words a little otherwise. Input counts what the cache took, too, where the total
+    shows that it was counted beside."""
+    prompt, completion = as_int(native.get("inputTokens")), as_int(native.get("outputTokens"))
+    total = as_int(native.get("totalTokens"))
+    cached = _first(native, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    taken = (cached or 0) + (_first(native, "cacheWriteInputTokens", "cacheWriteInputTokenCount") or 0)
+    summed = _sum(prompt, completion)
+    if taken and total is not None and total == _sum(summed, taken):
+        prompt = _sum(prompt, taken)
+    return Usage(prompt, completion, summed if total is None else total, cached, native=native)
+
+
+def invocation_usage(native: dict[str, Any]) -> Usage | None:
+    """The metrics Bedrock adds to a model's own last object; None where they count nothing."""
+    prompt, completion = as_int(native.get("inputTokenCount")), as_int(native.get("outputTokenCount"))
+    if prompt is None and completion is None:
+        return None
+    cached = as_int(native.get("cacheReadInputTokenCount"))
+    return Usage(prompt, completion, _sum(prompt, completion), cached, native=native)
 
 
 def _first(counts: dict[str, Any], *keys: str) -> int | None:

@@ -41,6 +41,20 @@ _ANTHROPIC_TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_BEDROCK_PATH: Final = re.compile(
+    r".*/model/[^/]+/(?:converse|converse-stream|invoke|invoke-with-response-stream|count-tokens)/"
+)
+_WORD: Final = re.compile(r"[A-Za-z]{1,64}")
+_BEDROCK_TYPES: Final = {
+    401: "AccessDeniedException",
+    403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
+    408: "ModelTimeoutException",
+    424: "ModelErrorException",
+    429: "ThrottlingException",
+    503: "ServiceUnavailableException",
+    504: "ModelTimeoutException",
+}
 
 _GOOGLE_STATUSES: Final = {
     401: "UNAUTHENTICATED",
@@ -63,9 +77,11 @@ _GOOGLE: Final = re.compile(
 
 @lru_cache(256)
 def family_of(path: str) -> str:
-    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "gemini", "ollama" or "problem" (RFC
-    9457)."""
+    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "gemini", "bedrock", "ollama" or "problem"
+    (RFC 9457)."""
     path = "/" + path.partition("?")[0].strip("/") + "/"
+    if _BEDROCK_PATH.fullmatch(path):
+        return "bedrock"
     if "/v1/messages/" in path or path.endswith(_VERTEX_ANTHROPIC_ENDS):
         return "anthropic"
     if "/openai/" not in path and _GOOGLE.search(path):
@@ -80,6 +96,17 @@ def problem(family: str, failure: Failure, stream_id: str) -> tuple[str, bytes]:
     """The content type and body that tell ``failure`` to a client of ``family``; its status is the failure's own."""
     content_type, body = _SHAPES.get(family, _problem)(failure, stream_id)
     return content_type, encode_json(body)
+
+
+def problem_headers(family: str, failure: Failure) -> list[tuple[bytes, bytes]]:
+    """What the headers of such an answer say of ``failure``, where a client of ``family`` looks for it there: AWS's
+    tell one exception from another by nothing else."""
+    if family != "bedrock":
+        return []
+    status = failure.http_status
+    kind = _BEDROCK_TYPES.get(status) or ("ValidationException" if status < 500 else "InternalServerException")
+    said = failure.provider_code if failure.code == "upstream_status" else ""
+    return [(b"x-amzn-ErrorType", (said if _WORD.fullmatch(said) else kind).encode())]
 
 
 def _openai(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
@@ -101,6 +128,10 @@ def _gemini(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # 
     word = _GOOGLE_STATUSES.get(status) or ("INVALID_ARGUMENT" if status < 500 else "INTERNAL")
     error = {"code": status, "message": failure.message, "status": word}
     return _JSON, {"error": _with_native(error, failure)}
+
+
+def _bedrock(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    return _JSON, _with_native({"message": failure.message}, failure)
 
 
 def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
@@ -132,6 +163,7 @@ _SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] 
     "openai": _openai,
     "anthropic": _anthropic,
     "gemini": _gemini,
+    "bedrock": _bedrock,
     "ollama": _ollama,
     "problem": _problem,
 }
