@@ -254,7 +254,8 @@ class Relay:
                 self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None
         if failure is None:
-            if self._dialect.completes_on_clean_end and self._proves_end:
+            is_cut = self._framing.pending > 0 and not self._dialect.tolerates_partial_frame
+            if self._dialect.completes_on_clean_end and self._proves_end and not is_cut:
                 return Outcome.COMPLETED, None
             failure = Failure("upstream_truncated", "the upstream's stream ended before its end mark")
         return failure.outcome, failure

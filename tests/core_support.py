@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from sidecar.answer import Asked
@@ -14,7 +13,6 @@ from sidecar.ports import ResponseHead
 from sidecar.settings import Address, EofRule, Limits, Route, Timeouts, Upstream
 from sidecar.streams import Streams
 
-FIXTURES = Path(__file__).parent / "fixtures"
 CONTENT_TYPES = {
     "openai-chat": "text/event-stream",
     "anthropic": "text/event-stream",
@@ -287,12 +285,3 @@ def chunk(text: str = "hi", finish: str | None = None) -> bytes:
 
 DONE = b"data: [DONE]\n\n"
 RESET = Failure("upstream_reset", "reset")
-
-
-def handmade() -> list[tuple[str, Path]]:
-    """The dialect and file of every handmade fixture."""
-    chosen = [("openai-chat", path) for path in sorted((FIXTURES / "openai-chat").iterdir())]
-    chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
-    for path in sorted((FIXTURES / "ollama").iterdir()):
-        chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
-    return chosen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +28,27 @@ from sidecar.framing import make_framing
 from sidecar.ports import Dialect
 
 MAX_FRAME_BYTES = 1 << 20
+FIXTURES = Path(__file__).parent / "fixtures"
+
+EndMarks = tuple[re.Pattern[bytes], re.Pattern[bytes]]
+_NEVER = re.compile(rb"(?!)")
+OPENAI_END_MARKS: EndMarks = (
+    re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true'),
+    re.compile(rb'\[DONE\]|"message_stop"|"done": ?true'),
+)
+END_MARKS: dict[str, EndMarks] = {
+    "cohere": (re.compile(rb'"type": ?"message-end"'), re.compile(rb"\[DONE\]")),
+    "triton": (
+        re.compile(rb'"finish_reason": ?\[?"(?!None")\w|"done": ?true'),
+        re.compile(rb'"done": ?true'),
+    ),
+    "tgi": (re.compile(rb'"generated_text": ?"'), re.compile(rb'"generated_text": ?"')),
+    "llamacpp": (re.compile(rb'"stop": ?true'), _NEVER),
+    "sglang": (re.compile(rb'"finish_reason": ?\{'), re.compile(rb"\[DONE\]")),
+    "replicate": (re.compile(rb"event: ?done"), re.compile(rb"event: ?done")),
+}
+"""By dialect, where its first finish mark and its terminator begin; `OPENAI_END_MARKS` serve all others."""
+END_MARKS["triton-accumulated"] = END_MARKS["triton"]
 
 
 @dataclass
@@ -56,6 +79,24 @@ def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
     events += decode_all(dialect, framing.flush())
     events += dialect.finish()
     return events, dialect
+
+
+def handmade_streams() -> list[tuple[str, Path]]:
+    """The dialect and file of every handmade stream: a dialect's lie in the folder that has its name."""
+    found = [
+        (name, path) for name in DIALECTS if (FIXTURES / name).is_dir() for path in sorted((FIXTURES / name).iterdir())
+    ]
+    ollama = sorted((FIXTURES / "ollama").iterdir())
+    return found + [("ollama-generate" if path.stem == "generate" else "ollama-chat", path) for path in ollama]
+
+
+def recorded_body(name: str, path: Path) -> bytes:
+    """A recorded stream as it lay on the wire, whose SSE framing its recorder may have left out."""
+    body = path.read_bytes()
+    if path.suffix == ".ndjson" and "sse" in DIALECTS[name].framings:
+        wrap = as_named_sse if name == "cohere" else as_sse
+        return wrap(body.splitlines())
+    return body
 
 
 def error_frame(name: str, failure: Failure, framing: str = "") -> bytes:
@@ -103,6 +144,12 @@ def summarise(events: Iterable[Event]) -> Summary:
 def only_start_first(events: Sequence[Event]) -> bool:
     """Whether `Start` came once, before all else."""
     return [isinstance(event, Start) for event in events] == [True] + [False] * (len(events) - 1)
+
+
+def as_named_sse(payloads: Iterable[bytes]) -> bytes:
+    """The same, of a vendor that names each event by its payload's type."""
+    events = [(msgspec.json.decode(line)["type"], line) for line in payloads if line.strip()]
+    return b"".join(b"event: %b\ndata: %b\n\n" % (name.encode(), line) for name, line in events) + b"data: [DONE]\n\n"
 
 
 def as_sse(payloads: Iterable[bytes]) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
-from tests.dialect_reading import as_sse
+from tests.dialect_reading import recorded_body
 from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
 
 PATHS = {
@@ -19,6 +19,12 @@ PATHS = {
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
+    "cohere": "/v2/chat",
+    "triton": "/v2/models/m/generate_stream",
+    "tgi": "/generate_stream",
+    "llamacpp": "/completion",
+    "sglang": "/generate",
+    "replicate": "/v1/streams/abc",
 }
 
 
@@ -50,8 +56,8 @@ class Recording:
 
 
 def handmade() -> list[Recording]:
-    """The streams that come with the project."""
-    return [_recording(dialect, path) for dialect, path in HANDMADE]
+    """The streams that come with the project, of the dialects that a path tells."""
+    return [_recording(dialect, path) for dialect, path in HANDMADE if dialect in PATHS]
 
 
 def recorded(streams_dir: Path) -> list[Recording]:
@@ -68,10 +74,7 @@ def recorded(streams_dir: Path) -> list[Recording]:
 
 
 def _recording(dialect: str, path: Path) -> Recording:
-    body = path.read_bytes()
-    if dialect == "openai-chat" and path.suffix == ".ndjson":
-        body = as_sse(body.splitlines())
-    return Recording(path.name, dialect, body)
+    return Recording(path.name, dialect, recorded_body(dialect, path))
 
 
 class Replay:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 from sidecar.dialects import DIALECTS
 from sidecar.events import Event, Frame, Start
 from sidecar.framing import make_framing
-from tests.dialect_reading import MAX_FRAME_BYTES, only_start_first
+from tests.dialect_reading import MAX_FRAME_BYTES, handmade_streams, only_start_first
 
-FIXTURES = Path(__file__).parent / "fixtures"
 COUNTS = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 NAMES = st.sampled_from([None, b"message", b"error", b"ping", b"content_block_delta", b"\xff"])
 
@@ -92,12 +90,10 @@ JSON = st.recursive(
 def _bodies() -> list[tuple[str, list[Frame]]]:
     """The frames of every handmade stream, with the dialect it is in."""
     bodies = []
-    for folder in ("openai-chat", "anthropic", "ollama"):
-        for path in sorted((FIXTURES / folder).iterdir()):
-            name = folder if folder != "ollama" else f"ollama-{path.stem.partition('_')[0]}"
-            framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-            frames = [*framing.feed(path.read_bytes()), *framing.flush()]
-            bodies.append((name, [frame for frame in frames if frame.data is not None]))
+    for name, path in handmade_streams():
+        framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
+        frames = [*framing.feed(path.read_bytes()), *framing.flush()]
+        bodies.append((name, [frame for frame in frames if frame.data is not None]))
     return bodies
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,38 @@ from hypothesis import strategies as st
 
 from sidecar.dialects import DIALECTS
 from sidecar.framing import make_framing
-from tests.dialect_reading import MAX_FRAME_BYTES, Summary, as_sse, only_start_first, read, summarise
+from tests.dialect_reading import (
+    END_MARKS,
+    MAX_FRAME_BYTES,
+    OPENAI_END_MARKS,
+    Summary,
+    handmade_streams,
+    only_start_first,
+    read,
+    recorded_body,
+    summarise,
+)
+from tests.official_others import (
+    read_cohere,
+    read_llamacpp,
+    read_replicate,
+    read_sglang,
+    read_tgi,
+    read_triton,
+    read_triton_accumulated,
+)
 from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
 
-FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = {
     "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
     "anthropic": ("anthropic/*", "synthetic/anthropic*"),
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
+    "cohere": ("cohere-v2/*_payloads.ndjson", "cohere-v2/*.sse", "synthetic/cohere*"),
+    "triton": ("synthetic/triton*", "synthetic/kserve*"),
+    "tgi": ("tgi/generate*", "synthetic/tgi_validation*"),
+    "llamacpp": ("synthetic/llamacpp_completion*",),
+    "sglang": ("synthetic/sglang_*generate*",),
+    "replicate": ("sse-parsing/replicate*",),
 }
 SYNTHETIC_OPENAI = (
     "azure_async_filter",
@@ -36,24 +59,7 @@ SYNTHETIC_OPENAI = (
 )
 MAX_CUTS = 100
 """Cuts tried in one body, evenly spread."""
-FINISH_MARK = re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true')
-TERMINATOR = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true')
-
-
-def _body(name: str, path: Path) -> bytes:
-    body = path.read_bytes()
-    return as_sse(body.splitlines()) if name == "openai-chat" and path.suffix == ".ndjson" else body
-
-
-def _handmade() -> list[tuple[str, Path]]:
-    chosen = [("openai-chat", path) for path in sorted((FIXTURES / "openai-chat").iterdir())]
-    chosen += [("anthropic", path) for path in sorted((FIXTURES / "anthropic").iterdir())]
-    for path in sorted((FIXTURES / "ollama").iterdir()):
-        chosen.append(("ollama-generate" if path.stem == "generate" else "ollama-chat", path))
-    return chosen
-
-
-HANDMADE = _handmade()
+HANDMADE = handmade_streams()
 
 
 def _recorded(streams_dir: Path) -> list[tuple[str, Path]]:
@@ -76,7 +82,7 @@ def _check_cuts(name: str, body: bytes) -> None:
     """Fed byte by byte, a stream may call itself ended only once the bytes that say so have come."""
     dialect = DIALECTS[name]()
     framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-    finish_at, terminator_at = _end_offsets(body)
+    finish_at, terminator_at = _end_offsets(name, body)
     for at in range(len(body)):
         for frame in framing.feed(body[at : at + 1]):
             if frame.data is not None:
@@ -87,16 +93,16 @@ def _check_cuts(name: str, body: bytes) -> None:
 
 def _check_cut_bodies(name: str, body: bytes) -> None:
     """Cut anywhere and closed, a stream is no more ended than the bytes it had."""
-    finish_at, terminator_at = _end_offsets(body)
+    finish_at, terminator_at = _end_offsets(name, body)
     for cut in range(0, len(body), max(1, len(body) // MAX_CUTS)):
         _, dialect = read(name, [body[:cut]])
         assert not dialect.is_finished or cut > finish_at
         assert not dialect.terminated or cut > terminator_at
 
 
-def _end_offsets(body: bytes) -> tuple[int, int]:
+def _end_offsets(name: str, body: bytes) -> tuple[int, int]:
     """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
-    finish, terminator = FINISH_MARK.search(body), TERMINATOR.search(body)
+    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, OPENAI_END_MARKS))
     return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
 
 
@@ -111,6 +117,9 @@ def _check_against_package(name: str, body: bytes) -> None:
         return
     if name.startswith("ollama"):
         _narrow_to_ollama_user(ours)
+    elif name == "tgi":
+        # This package hands out parsed details, whose counts are these two.
+        ours.usage = ours.usage and (ours.usage.get("input_length"), ours.usage.get("generated_tokens"))
     ours.calls = _renumbered(ours)
     theirs.calls = _renumbered(theirs)
     assert ours == theirs
@@ -134,6 +143,13 @@ PACKAGES: dict[str, Callable[[bytes], Summary]] = {
     "anthropic": read_anthropic,
     "ollama-chat": read_ollama_chat,
     "ollama-generate": read_ollama_generate,
+    "cohere": read_cohere,
+    "triton": read_triton,
+    "triton-accumulated": read_triton_accumulated,
+    "tgi": read_tgi,
+    "llamacpp": read_llamacpp,
+    "sglang": read_sglang,
+    "replicate": read_replicate,
 }
 CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_against_package]
 
@@ -141,14 +157,14 @@ CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_agai
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("name", "path"), HANDMADE, ids=[path.name for _, path in HANDMADE])
 def test_handmade_streams(check: Callable[[str, bytes], None], name: str, path: Path) -> None:
-    check(name, _body(name, path))
+    check(name, recorded_body(name, path))
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path) -> None:
     for name, path in _recorded(streams_dir):
         try:
-            check(name, _body(name, path))
+            check(name, recorded_body(name, path))
         except AssertionError as error:
             error.add_note(f"in {path.name}")
             raise
@@ -158,7 +174,7 @@ def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path
 @given(st.data())
 def test_any_split_gives_the_same_events(data: st.DataObject) -> None:
     name, path = data.draw(st.sampled_from(HANDMADE))
-    body = _body(name, path)
+    body = recorded_body(name, path)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(body)), max_size=20)))
     pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
     assert read(name, [piece for piece in pieces if piece])[0] == read(name, [body])[0]

@@ -35,6 +35,15 @@ def body_of(family: str, failure: Failure) -> tuple[str, Any]:
         ("/v1/messagesx", "openai"),
         ("/api/chat", "ollama"),
         ("/api/generate", "ollama"),
+        ("/v2/chat", "cohere"),
+        ("/cohere/v2/embed", "cohere"),
+        ("/v2/models/m/generate_stream", "triton"),
+        ("/v2/models/m/versions/1/generate", "triton"),
+        ("/generate_stream", "tgi"),
+        ("/completion", "openai"),
+        ("/infill", "openai"),
+        ("/generate", "openai"),
+        ("/v1/streams/abc", "problem"),
         ("/", "problem"),
         ("", "problem"),
         ("/v1beta/models/gemini:streamGenerateContent", "problem"),
@@ -91,6 +100,27 @@ def test_ollama_shape() -> None:
     assert body_of("ollama", Failure("overloaded", "why", native={"a": 1})) == ("application/json", {"error": "why"})
 
 
+def test_triton_shape() -> None:
+    assert body_of("triton", Failure("overloaded", "why")) == ("application/json", {"error": "why"})
+
+
+def test_cohere_shape() -> None:
+    assert body_of("cohere", Failure("overloaded", "why")) == ("application/json", {"message": "why", "id": "s1"})
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("bad_request", "validation"),
+        ("caller_limit", "overloaded"),
+        ("overloaded", "overloaded"),
+        ("upstream_refused", "generation"),
+    ],
+)
+def test_tgi_shape(code: str, kind: str) -> None:
+    assert body_of("tgi", Failure(code, "why")) == ("application/json", {"error": "why", "error_type": kind})
+
+
 def test_problem_shape() -> None:
     assert body_of("problem", Failure("overloaded", "why")) == (
         "application/problem+json",
@@ -105,7 +135,10 @@ def test_problem_shape() -> None:
     )
 
 
-@pytest.mark.parametrize(("family", "member"), [("openai", "error"), ("anthropic", "error"), ("problem", None)])
+@pytest.mark.parametrize(
+    ("family", "member"),
+    [("openai", "error"), ("anthropic", "error"), ("problem", None), ("cohere", None), ("tgi", None)],
+)
 def test_the_upstreams_own_words_are_told(family: str, member: str | None) -> None:
     failure = Failure("upstream_status", "why", upstream_status=529, native={"error": ["a\ud800"]})
     _, body = body_of(family, failure)
@@ -118,7 +151,7 @@ def test_a_status_without_a_name_has_a_title_too() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-@pytest.mark.parametrize("family", ["openai", "anthropic", "ollama", "problem"])
+@pytest.mark.parametrize("family", ["openai", "anthropic", "ollama", "cohere", "triton", "tgi", "problem"])
 def test_every_code_can_be_told_to_every_family(family: str, code: str) -> None:
     _, body = body_of(family, Failure(code, "why"))
     assert "why" in json.dumps(body)

@@ -22,18 +22,13 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
-from tests.core_support import DONE, RESET, Client, chunk, handmade, typed_events
-from tests.dialect_reading import as_sse, error_frame
+from tests.core_support import DONE, RESET, Client, chunk, typed_events
+from tests.dialect_reading import END_MARKS, OPENAI_END_MARKS, error_frame, handmade_streams, recorded_body
 from tests.framing_feeds import random_split
-from tests.test_dialects_recordings import SYNTHETIC_OPENAI
+from tests.test_dialects_recordings import RECORDED, SYNTHETIC_OPENAI
 
-HANDMADE = handmade()
+HANDMADE = handmade_streams()
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
-RECORDED = {
-    "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
-    "anthropic": ("anthropic/*", "synthetic/anthropic*"),
-    "ollama-chat": ("ollama/*", "synthetic/ollama*"),
-}
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
 """Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
 SIDECAR_EVERY_CUT=1 to make them."""
@@ -41,7 +36,6 @@ SIDECAR_EVERY_CUT=1 to make them."""
 CUT_SHARDS = 8
 """The cuts of every recording are dealt out to so many tests, which run side by side."""
 
-WHOLE_MARK = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true|"(?:finish_reason|stop_reason)": ?"\w')
 TIMES = re.compile(rb'"(?:ttft|duration)_ms":[^,}]+')
 
 
@@ -293,8 +287,8 @@ def check_splits(dialect: str, body: bytes) -> None:
 
 def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
-    mark = WHOLE_MARK.search(body)
-    whole_from = mark.start() if mark else len(body)
+    marks = [mark.search(body) for mark in END_MARKS.get(dialect, OPENAI_END_MARKS)]
+    whole_from = min((mark.start() for mark in marks if mark), default=len(body))
     step = next(every for below, every in CUT_EVERY if len(body) < below)
     for cut in range(shard * step, len(body), shards * step):
         # Any split gives the same, so the cheapest will do.
@@ -304,9 +298,16 @@ def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> No
         assert names.count(b"done") == names.count(b"start") == 1
         assert (names[0], names[-1]) == (b"start", b"done")
         if outcome is Outcome.COMPLETED:
-            assert cut > whole_from
-            assert line.dialect.terminated or line.session.warnings == ("terminator_missing",)
             assert said is None
+            if line.dialect.completes_on_clean_end:
+                # Nothing but the end of the HTTP body says so: it has to be a proven one, and lie between two frames.
+                assert body[:cut].endswith((b"\n\n", b"}", b"}\n"))
+                assert code_of(Line(dialect).run([body[:cut]], RESET)[1]) == "upstream_reset"
+                assert code_of(Line(dialect, proves_end=False).run([body[:cut]])[1]) == "upstream_truncated"
+            else:
+                assert cut > whole_from
+                has_warned = line.session.warnings == ("terminator_missing",)
+                assert line.dialect.terminated or has_warned or not line.dialect.has_terminator
         else:
             assert code_of(said) in {"upstream_truncated", "upstream_error"}
 
@@ -319,11 +320,6 @@ def recorded(streams_dir: Path) -> list[tuple[str, Path]]:
         for glob in globs
         for path in sorted(streams_dir.glob(glob))
     ]
-
-
-def body_of(dialect: str, path: Path) -> bytes:
-    body = path.read_bytes()
-    return as_sse(body.splitlines()) if dialect == "openai-chat" and path.suffix == ".ndjson" else body
 
 
 @pytest.mark.parametrize("check", [check_splits, check_cuts])
@@ -346,7 +342,7 @@ def for_each_recording(streams_dir: Path, check: Callable[[str, bytes], None]) -
     assert len(found) > 50
     for dialect, path in found:
         try:
-            check(dialect, body_of(dialect, path))
+            check(dialect, recorded_body(dialect, path))
         except AssertionError as error:
             error.add_note(f"in {path.name}")
             raise

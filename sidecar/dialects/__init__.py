@@ -9,11 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.dialects.anthropic import Anthropic
+from sidecar.dialects.cohere import Cohere
 from sidecar.dialects.first_frame import Undecided
+from sidecar.dialects.llamacpp import LlamaCpp
 from sidecar.dialects.ollama import OllamaChat, OllamaGenerate
 from sidecar.dialects.opaque import OpaqueNDJSON, OpaqueSSE
 from sidecar.dialects.openai_chat import OpenAIChat
 from sidecar.dialects.raw_text import RawText
+from sidecar.dialects.replicate import Replicate
+from sidecar.dialects.sglang import Sglang
+from sidecar.dialects.tgi import Tgi
+from sidecar.dialects.triton import Triton, TritonAccumulated
 
 if TYPE_CHECKING:
     from sidecar.ports import Dialect, DialectKind
@@ -25,6 +31,13 @@ DIALECTS: Final[dict[str, DialectKind]] = {
     Anthropic.name: Anthropic,
     OllamaChat.name: OllamaChat,
     OllamaGenerate.name: OllamaGenerate,
+    Cohere.name: Cohere,
+    Triton.name: Triton,
+    TritonAccumulated.name: TritonAccumulated,
+    Tgi.name: Tgi,
+    LlamaCpp.name: LlamaCpp,
+    Sglang.name: Sglang,
+    Replicate.name: Replicate,
     RawText.name: RawText,
     OpaqueSSE.name: OpaqueSSE,
     OpaqueNDJSON.name: OpaqueNDJSON,

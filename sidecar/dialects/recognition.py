@@ -15,7 +15,18 @@ from sidecar.dialects import DIALECTS, OPAQUE
 from sidecar.framing import framing_of
 
 _SAME_SERVER: Final = frozenset(
-    {"openai-chat", "openai-completions", "openai-responses", "anthropic", "ollama-chat", "ollama-generate"}
+    {
+        "openai-chat",
+        "openai-completions",
+        "openai-responses",
+        "anthropic",
+        "ollama-chat",
+        "ollama-generate",
+        "cohere",
+        "tgi",
+        "llamacpp",
+        "sglang",
+    }
 )
 """What one server often answers beside each other, so that a configured one of these does not speak for the others."""
 

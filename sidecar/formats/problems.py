@@ -26,6 +26,10 @@ _OPENAI_TYPES: Final = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+_COHERE_ENDS: Final = ("/v2/chat/", "/v2/embed/", "/v2/rerank/")
+_COMPLETION_ENDS: Final = ("/completion/", "/infill/", "/generate/")
+"""llama.cpp's and SGLang's own, which put an object under ``error`` as OpenAI does."""
+_OVERLOADED: Final = frozenset({429, 503})
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     402: "billing_error",
@@ -42,14 +46,25 @@ _ANTHROPIC_TYPES: Final = {
 
 @lru_cache(256)
 def family_of(path: str) -> str:
-    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama" or "problem" (RFC 9457)."""
+    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "ollama", "cohere", "triton", "tgi" or
+    "problem" (RFC 9457)."""
     path = "/" + path.partition("?")[0].strip("/") + "/"
+    if path.endswith(_COHERE_ENDS):
+        return "cohere"
+    if "/v2/models/" in path:
+        return "triton"
+    if path.endswith("/generate_stream/"):
+        return "tgi"
+    if "/v1/streams/" in path:
+        return "problem"
     if "/v1/messages/" in path:
         return "anthropic"
     # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
     if "/v1/" in path or "/openai/" in path or path.endswith(_OPENAI_ENDS):
         return "openai"
-    return "ollama" if path.startswith("/api/") else "problem"
+    if path.startswith("/api/"):
+        return "ollama"
+    return "openai" if path.endswith(_COMPLETION_ENDS) else "problem"
 
 
 def problem(family: str, failure: Failure, stream_id: str) -> tuple[str, bytes]:
@@ -72,8 +87,18 @@ def _anthropic(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
     return _JSON, {"type": "error", "error": _with_native(error, failure), "request_id": stream_id}
 
 
-def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+def _bare(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
     return _JSON, {"error": failure.message}
+
+
+def _cohere(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
+    return _JSON, _with_native({"message": failure.message, "id": stream_id}, failure)
+
+
+def _tgi(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    status = failure.http_status
+    kind = "overloaded" if status in _OVERLOADED else "validation" if status < 500 else "generation"
+    return _JSON, _with_native({"error": failure.message, "error_type": kind}, failure)
 
 
 def _problem(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
@@ -100,6 +125,9 @@ def _with_native(body: dict[str, Any], failure: Failure) -> dict[str, Any]:
 _SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] = {
     "openai": _openai,
     "anthropic": _anthropic,
-    "ollama": _ollama,
+    "ollama": _bare,
+    "cohere": _cohere,
+    "triton": _bare,
+    "tgi": _tgi,
     "problem": _problem,
 }
