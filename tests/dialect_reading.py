@@ -82,12 +82,9 @@ def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
 
 
 def handmade_streams() -> list[tuple[str, Path]]:
-    """The dialect and file of every handmade stream: a dialect's lie in the folder that has its name."""
-    found = [
-        (name, path) for name in DIALECTS if (FIXTURES / name).is_dir() for path in sorted((FIXTURES / name).iterdir())
-    ]
-    ollama = sorted((FIXTURES / "ollama").iterdir())
-    return found + [("ollama-generate" if path.stem == "generate" else "ollama-chat", path) for path in ollama]
+    """The dialect and file of every handmade stream of a known language; a dialect's lie in the folder of its name."""
+    names = [name for name in DIALECTS if name != "raw" and not name.startswith("opaque-")]
+    return [(name, path) for name in names for path in sorted((FIXTURES / name).glob("*"))]
 
 
 def recorded_body(name: str, path: Path) -> bytes:

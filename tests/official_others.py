@@ -127,7 +127,7 @@ def _read_triton(body: bytes, join: Callable[[str, str], str]) -> Summary:
         if "error" in data:
             summary.error = data["error"]
             break
-        texts, reasons = data["text_output"], data.get("finish_reason", [])
+        texts, reasons = data.get("text_output", ""), data.get("finish_reason", [])
         for index, text in enumerate([texts] if isinstance(texts, str) else texts):
             if text:
                 summary.text[index] = join(summary.text.get(index, ""), text)
@@ -162,14 +162,16 @@ def read_llamacpp(body: bytes) -> Summary:
 
 
 def read_sglang(body: bytes) -> Summary:
-    """The loop of SGLang's own runtime endpoint: the text beyond the position reached."""
+    """The loop of SGLang's own runtime endpoint, which takes the text beyond the position reached; or, of a server that
+    streams in pieces, the pieces."""
     summary = Summary()
     for data in _datas(body):
         if "error" in data:
             summary.error = data["error"]["message"]
             break
         index, meta = data.get("index", 0), data["meta_info"]
-        summary.add_text(summary.text, index, data["text"][len(summary.text.get(index, "")) :])
+        known, text = summary.text.get(index, ""), data.get("text", "")
+        summary.add_text(summary.text, index, text.removeprefix(known))
         if meta["finish_reason"]:
             summary.finish[index] = meta["finish_reason"]["type"]
         summary.usage = {

@@ -8,34 +8,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import httpx2
 import ollama
 import openai
 import pytest
+from cohere.core.api_error import ApiError
+from huggingface_hub.errors import GenerationError, IncompleteGenerationError, TextGenerationError
 
 from sidecar import simulator
 from sidecar.settings import Address
 from sidecar.simulator import Behaviour
 from tests.app_support import ANY_PORT, CHAT, answering, asked, before, on_uvloop, plain, request
 from tests.dialect_reading import Summary
-from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
+from tests.official_others import cohere_client, cohere_events, hugging_face_client, hugging_face_tokens
 from tests.replays import Recording, handmade, recorded, replaying
+from tests.test_dialects_recordings import PACKAGES
 
 Ask = Callable[[], Iterable[Any]]
-READERS = {
-    "openai-chat": read_openai,
-    "anthropic": read_anthropic,
-    "ollama-chat": read_ollama_chat,
-    "ollama-generate": read_ollama_generate,
-}
+PACKAGED = {"openai-chat", "anthropic", "ollama-chat", "ollama-generate", "cohere", "tgi"}
+SIMULATED = ["openai-chat", "anthropic", "ollama-chat", "ollama-generate"]
 
 
 class Packages:
-    """The three packages' clients of one base URL."""
+    """The packages' clients of one base URL."""
 
     def __init__(self, address: Address, stack: ExitStack) -> None:
         base = f"http://{address}"
@@ -44,6 +45,10 @@ class Packages:
         self.anthropic = anthropic.Anthropic(api_key="k", base_url=base, http_client=http, max_retries=0)
         self.ollama = ollama.Client(host=base, trust_env=False)
         stack.callback(self.ollama._client.close)
+        older_http = stack.enter_context(httpx.Client(trust_env=False))
+        self.cohere = cohere_client(base, older_http)
+        session = hugging_face_client(f"{base}/generate_stream", lambda: httpx2.Client(trust_env=False))
+        self.hugging_face = stack.enter_context(session)
 
     def ask(self, dialect: str) -> Ask:
         """What streams an answer of this dialect."""
@@ -55,7 +60,10 @@ class Packages:
             ),
             "ollama-chat": lambda: self.ollama.chat(model="m", messages=messages, stream=True),
             "ollama-generate": lambda: self.ollama.generate(model="m", prompt="hi", stream=True),
+            "cohere": lambda: cohere_events(self.cohere),
+            "tgi": lambda: hugging_face_tokens(self.hugging_face),
         }
+        assert asks.keys() == PACKAGED
         return asks[dialect]
 
 
@@ -70,8 +78,9 @@ def seen(ask: Ask) -> list[Any]:
     objects: list[Any] = []
     try:
         for part in ask():
-            objects.append((type(part).__name__, part.model_dump(warnings=False)))  # noqa: PERF401 - the error keeps what came before
-    except (openai.APIError, anthropic.APIError, ollama.ResponseError) as error:
+            fields = part.model_dump(warnings=False) if hasattr(part, "model_dump") else asdict(part)
+            objects.append((type(part).__name__, fields))
+    except (openai.APIError, anthropic.APIError, ollama.ResponseError, TextGenerationError) as error:
         objects.append((type(error).__name__, str(error), getattr(error, "body", None)))
     return objects
 
@@ -79,7 +88,7 @@ def seen(ask: Ask) -> list[Any]:
 async def check_native(recordings: Iterable[Recording]) -> None:
     async with replaying() as replay, before(replay.address) as app:
         with packages(app.address) as through, packages(replay.address) as direct:
-            for number, recording in enumerate(recordings):
+            for number, recording in enumerate(each for each in recordings if each.dialect in PACKAGED):
                 replay.answer = recording.answer(recording.random_cuts(number))
                 expected = await asyncio.to_thread(seen, direct.ask(recording.dialect))
                 assert expected, recording.name
@@ -92,7 +101,7 @@ async def check_typed(recordings: Iterable[Recording]) -> None:
             replay.answer = recording.answer(recording.random_cuts(number))
             headers = [("Content-Type", "application/json")]
             reply = await asked(app, request("POST", recording.path, b'{"model":"m","stream":true}', headers))
-            ours, theirs = summary(reply.events()), READERS[recording.dialect](recording.body)
+            ours, theirs = summary(reply.events()), PACKAGES[recording.dialect](recording.body)
             compare(recording, ours, theirs)
 
 
@@ -130,6 +139,8 @@ def compare(recording: Recording, ours: Summary, theirs: Summary) -> None:
         ours_calls = [["", *call[1:]] for call in ours_calls]
         ours.usage = ours.usage and (ours.usage.get("prompt_eval_count"), ours.usage.get("eval_count"))
     assert ours_calls == theirs_calls, recording.name
+    if recording.dialect == "tgi":
+        ours.usage = ours.usage and (ours.usage.get("input_length"), ours.usage.get("generated_tokens"))
     ours.calls = theirs.calls
     assert ours == theirs, recording.name
 
@@ -154,7 +165,7 @@ async def test_recorded_streams_in_typed(streams_dir: Path) -> None:
     await check_typed(recorded(streams_dir))
 
 
-@pytest.mark.parametrize("dialect", READERS)
+@pytest.mark.parametrize("dialect", SIMULATED)
 @on_uvloop
 async def test_simulated_streams_through_native(dialect: str) -> None:
     server = await simulator.serve(ANY_PORT, Behaviour(tokens=5))
@@ -180,12 +191,18 @@ async def test_packages_raise_their_own_errors_for_refusals() -> None:
                 await asyncio.to_thread(lambda: list(through.ask("anthropic")()))
             with pytest.raises(ollama.ResponseError) as ollama_error:
                 await asyncio.to_thread(lambda: list(through.ask("ollama-chat")()))
+            with pytest.raises(ApiError) as cohere_error:
+                await asyncio.to_thread(lambda: list(through.ask("cohere")()))
+            with pytest.raises(GenerationError) as hugging_face_error:
+                await asyncio.to_thread(lambda: list(through.ask("tgi")()))
     message = "the upstream answered a stream request with text/html"
     assert (openai_error.value.status_code, openai_error.value.code) == (502, "upstream_not_a_stream")
     assert message in openai_error.value.message
     assert isinstance(anthropic_error.value.body, dict)
     assert anthropic_error.value.body["error"] == {"type": "api_error", "message": message}
     assert (ollama_error.value.status_code, ollama_error.value.error) == (502, message)
+    assert (cohere_error.value.status_code, cohere_error.value.body["message"]) == (502, message)
+    assert str(hugging_face_error.value) == message
 
 
 BROKEN = b'data: {"id":"c1","choices":[{"index":0,"delta":{"content":"a"}}]}\n\ndata: {"id":'
@@ -202,3 +219,31 @@ async def test_openai_package_raises_where_a_native_stream_breaks_off() -> None:
         assert got[-1][0] == "APIError"
         assert got[-1][2]["code"] == "upstream_truncated"
         assert recording.path == CHAT
+
+
+@on_uvloop
+async def test_hugging_faces_package_raises_where_a_native_stream_breaks_off() -> None:
+    body = (
+        b'data: {"index":1,"token":{"id":1,"text":"a","logprob":-0.5,"special":false},"generated_text":null}\n\ndata:'
+    )
+    recording = Recording("broken", "tgi", body)
+    async with replaying() as replay, before(replay.address) as app:
+        replay.answer = recording.answer()
+        with packages(app.address) as through:
+            got = await asyncio.to_thread(seen, through.ask("tgi"))
+    assert got[0][1]["token"]["text"] == "a"
+    assert got[-1][0] == IncompleteGenerationError.__name__
+
+
+@on_uvloop
+async def test_coheres_package_is_told_of_an_error_where_a_native_stream_breaks_off() -> None:
+    delta = b'data: {"type":"content-delta","index":0,"delta":{"message":{"content":{"text":"a"}}}}\n\n'
+    recording = Recording("broken", "cohere", delta + delta[:40])
+    async with replaying() as replay, before(replay.address) as app:
+        replay.answer = recording.answer()
+        with packages(app.address) as through:
+            got: list[Any] = []
+            with pytest.raises(httpx.RemoteProtocolError):
+                await asyncio.to_thread(lambda: got.extend(through.ask("cohere")()))
+    assert [event.type for event in got] == ["content-delta", "message-end"]
+    assert got[1].delta.error == "the upstream's stream ended before its end mark"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.dialects import DIALECTS, make_dialect
-from sidecar.dialects.recognition import Spoken, detect
+from sidecar.dialects.recognition import Spoken, detect, streams_by_default
 from sidecar.errors import Failure
 from sidecar.events import Extension, Frame, Start, Token
-from sidecar.framing import FRAMINGS, framing_of
-from tests.dialect_reading import error_frame, only_start_first, read
+from sidecar.framing import FRAMINGS, framing_of, make_framing
+from tests.dialect_reading import MAX_FRAME_BYTES, error_frame, handmade_streams, only_start_first, read
 
 
 def test_raw_text_joins_characters_cut_in_two() -> None:
@@ -82,6 +83,18 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
         ("/v1/responses", SSE, "opaque-sse"),
         ("/v1/completions", SSE, "opaque-sse"),
         ("/other?x=/v1/messages", SSE, "opaque-sse"),
+        ("/v2/chat", SSE, "cohere"),
+        ("/v2/models/m/generate_stream", SSE, "triton"),
+        ("/v2/models/m/versions/1/generate_stream", SSE, "triton"),
+        ("/generate_stream", SSE, "tgi"),
+        ("/models/tgi/generate_stream", SSE, "tgi"),
+        ("/completion", SSE, "llamacpp"),
+        ("/infill", SSE, "llamacpp"),
+        ("/generate", SSE, "sglang"),
+        ("/generate", "application/json", None),
+        ("/v1/streams/abc123", SSE, "replicate"),
+        ("/v1/streams/abc/123", SSE, "opaque-sse"),
+        ("/v2/models/m/infer", SSE, "opaque-sse"),
         ("/api/chat", NDJSON, "ollama-chat"),
         ("/ollama/api/generate", "application/ndjson", "ollama-generate"),
         ("/v1/chat", "application/stream+json", "opaque-ndjson"),
@@ -117,6 +130,15 @@ FIRST_FRAMES = [
     ("sse", b'{"choices":[{"delta":{"role":"assistant"}}]}', "openai-chat"),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
     ("sse", b'{"type":"ping"}', "anthropic"),
+    ("sse", b'{"type":"message-start","id":"m","delta":{}}', "cohere"),
+    ("sse", b'{"token":{"id":1,"text":"a","logprob":0,"special":false},"generated_text":null}', "tgi"),
+    ("sse", b'{"error":"too long","error_type":"validation"}', "tgi"),
+    ("sse", b'{"model_name":"m","model_version":"1","text_output":"a"}', "triton"),
+    ("sse", b'{"index":0,"content":"a","stop":false,"id_slot":0,"tokens_predicted":1}', "llamacpp"),
+    ("sse", b'{"text":"a","meta_info":{"id":"r","finish_reason":null}}', "sglang"),
+    ("sse", b'{"error":"words"}', None),
+    ("sse", b'{"content":"a","stop":false}', None),
+    ("sse", b'{"text":"a"}', None),
     ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),
     ("ndjson", b'{"model":"m","response":"a","done":false}', "ollama-generate"),
     ("sse", b'{"type":"x"}', None),
@@ -136,3 +158,35 @@ def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: by
     assert undecided.completes_on_clean_end == known.completes_on_clean_end
     assert undecided.plain_start == known.plain_start
     assert undecided.has_terminator == known.has_terminator
+    assert undecided.tolerates_partial_frame == known.tolerates_partial_frame
+
+
+@pytest.mark.parametrize(("name", "path"), handmade_streams(), ids=lambda part: getattr(part, "stem", part))
+def test_no_dialect_claims_anothers_first_frame(name: str, path: Path) -> None:
+    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
+    frames = [*framing.feed(path.read_bytes()), *framing.flush()]
+    first = next(frame for frame in frames if frame.data)
+    claimed = [other for other, kind in DIALECTS.items() if framing.name in kind.framings and kind.recognises(first)]
+    assert claimed in ([], [name.removesuffix("-accumulated")])
+
+
+@pytest.mark.parametrize(
+    ("path", "does"),
+    [
+        ("/generate_stream", True),
+        ("/v2/models/m/generate_stream", True),
+        ("/v1/streams/a", True),
+        ("/v2/chat", False),
+        ("/completion", False),
+        ("/generate", False),
+    ],
+)
+def test_what_streams_unasked(path: str, does: bool) -> None:
+    assert streams_by_default(path) == does
+
+
+def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
+    assert detect("/completion", SSE, "openai-chat") == Spoken("llamacpp", "sse")
+    assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
+    assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
+    assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")

@@ -44,9 +44,10 @@ class Replicate:
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The event of one frame; nothing more once ``done`` has come."""
-        if self.terminated or not frame.data:
+        if self.terminated or frame.data is None:
             return ()
-        return self._gate.admit(list(self._event(event_name(frame), frame.data)), named=True)
+        events = list(self._event(event_name(frame), frame.data))
+        return self._gate.admit(events, named=True) if events else ()
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """Nothing: an id stands in every frame, between its name and its data."""
@@ -73,7 +74,8 @@ class Replicate:
 
     def _event(self, name: str, data: bytes) -> Iterator[Event]:
         if name == "output":
-            yield Token(0, text_of(data))
+            if data:
+                yield Token(0, text_of(data))
         elif name == "error":
             self._has_failed = True
             # ``{"detail": …}``, or whatever else stands there.
