@@ -88,6 +88,10 @@ def _cut(start: int) -> Mutation:
     return lambda body: body[: _at(body, start)]
 
 
+def _end_lines(end: bytes) -> Mutation:
+    return lambda body: body.replace(b"\n", end)
+
+
 def _blend(other: bytes, start: int, end: int) -> Mutation:
     return lambda body: body[: _at(body, start)] + other[_at(other, end) :]
 
@@ -138,6 +142,7 @@ def mutations() -> st.SearchStrategy[Mutation]:
         st.builds(_repeat, SHARE, st.integers(1, 300), st.integers(1, 3)),
         st.builds(_flip, SHARE, st.integers(0, 7)),
         st.builds(_cut, SHARE),
+        st.builds(_end_lines, st.sampled_from([b"\r\n", b"\r"])),
         st.builds(_blend, st.sampled_from([body for _, _, body in STREAMS]), SHARE, SHARE),
     )
 
