@@ -10,7 +10,7 @@ import pytest
 from sidecar.dialects import DIALECTS, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, streams_by_default
 from sidecar.errors import Failure
-from sidecar.events import Extension, Frame, Start, Token
+from sidecar.events import Extension, Frame, Start, Token, UpstreamError
 from sidecar.framing import FRAMINGS, framing_of, make_framing
 from tests.dialect_reading import MAX_FRAME_BYTES, error_frame, handmade_streams, only_start_first, read
 
@@ -190,3 +190,14 @@ def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
     assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
     assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
     assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")
+
+
+ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings and not name.startswith("opaque-")]
+
+
+@pytest.mark.parametrize("name", ERROR_EVENTS)
+@pytest.mark.parametrize("data", [b'{"message":"m"}', b'{"error":{"message":"m"}}', b"m"])
+def test_an_event_called_error_is_an_error_in_every_dialect(name: str, data: bytes) -> None:
+    events, _ = read(name, [b"event: error\ndata: " + data + b"\n\n"])
+    assert [type(event) for event in events] == [Start, UpstreamError]
+    assert [event.message for event in events if isinstance(event, UpstreamError)] == ["m"]

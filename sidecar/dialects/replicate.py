@@ -14,7 +14,7 @@ import msgspec
 from sidecar.dialects.lenient_json import UnparseableError, as_dict, as_text, parse, text_of
 from sidecar.dialects.payloads import event_name, named_extension
 from sidecar.dialects.start_gate import StartGate
-from sidecar.dialects.upstream_errors import upstream_error
+from sidecar.dialects.upstream_errors import told_error, upstream_error
 from sidecar.errors import Failure
 from sidecar.events import Event, Extension, Frame, Token, UpstreamError
 
@@ -79,7 +79,8 @@ class Replicate:
         elif name == "error":
             self._has_failed = True
             # ``{"detail": …}``, or whatever else stands there.
-            yield upstream_error(_value(data))
+            value = _value(data)
+            yield told_error(value) if isinstance(value, dict) else upstream_error(value)
         elif name == "done":
             self.terminated = True
             reason = as_text(as_dict(_value(data)).get("reason"))
