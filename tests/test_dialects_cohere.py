@@ -141,6 +141,10 @@ def test_errors_in_other_shapes() -> None:
     data = b'{"message":"too many"}'
     start, error = dialect.decode(Frame(data, data, b"error"))
     assert (start, error) == (Start(), UpstreamError("too many", {"message": "too many"}))
+    data = b'{"type":"internal","message":"why"}'
+    assert list(dialect.decode(Frame(data, data, b"error"))) == [
+        UpstreamError("why", {"type": "internal", "message": "why"}, "internal")
+    ]
     assert after_start({"error": {"message": "m", "status_code": 503}}) == [
         UpstreamError("m", {"message": "m", "status_code": 503}, "", 503, retryable=True)
     ]

@@ -83,7 +83,7 @@ class Cohere(DoneMarked):
                 yield Annotation(0, citation)
         elif kind == "message-end":
             yield from self._end(delta)
-        elif kind == "error" or fields.get("error"):
+        elif "error" in (kind, name) or fields.get("error"):
             yield upstream_error(fields.get("error") or fields)
         elif kind not in _STRUCTURE:
             yield named_extension(kind, fields)
