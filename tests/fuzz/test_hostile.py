@@ -25,9 +25,11 @@ from tests.fuzz.test_bodies import NO_LIMIT, frames_of, relayed
 FACTOR = 16
 MOST = FACTOR * 4
 ATTEMPTS = 6
-WHOLE_BYTES = 512_000 if IS_LONG else 16_000
+WHOLE_BYTES = 64_000 if IS_LONG else 16_000
 """The smaller of two bodies that come in one read; those in small reads are an eighth of it."""
 LIMIT = 1000
+MANY = 1_000_000 if IS_LONG else 32_000
+"""Of one tiny thing after another."""
 
 BEGINNINGS = {
     "a line": b"",
@@ -126,6 +128,18 @@ def test_no_body_takes_a_framing_more_than_linear_time(name: str, beginning: byt
                         f"{beginning!r}, then {pattern!r} again and again, {piece_bytes} bytes a read, {limit=}"
                     )
                     raise
+
+
+@pytest.mark.parametrize("pattern", [b"x", b"\n", b"data:\n\n", b"1\n", b"{},"])
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_a_million_tiny_things_take_linear_time(name: str, pattern: bytes) -> None:
+    """One huge line, empty lines, tiny frames."""
+
+    def act(size: int) -> Callable[[], object]:
+        pieces = in_pieces(hostile(b"[" if pattern == b"{}," else b"", pattern, size), 65_536)
+        return lambda: feed_all(name, NO_LIMIT, pieces, strict=True)
+
+    assert_linear(act, MANY * len(pattern) // FACTOR)
 
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
