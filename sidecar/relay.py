@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
-from sidecar.events import Event, Frame, Reasoning, Token
+from sidecar.events import Event, Extension, Frame, Reasoning, Token
 from sidecar.rejection import rejection
 from sidecar.stencil import check_json_string, cut_stencil
 
@@ -215,7 +215,7 @@ class Relay:
             return self._format.encode(frame, _NO_EVENTS)
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
-        if self._session.first_content_at is None and self._dialect.completes_on_clean_end:
+        if self._session.first_content_at is None and self._dialect.completes_on_clean_end and _is_unknown(events):
             self._session.is_unobserved = True  # nothing in a stream of unknown meaning will ever be content
         if self._dialect.terminated:
             self.is_terminated = True
@@ -261,7 +261,8 @@ class Relay:
                 self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None
         if failure is None:
-            if self._dialect.completes_on_clean_end and self._proves_end:
+            is_cut = self._framing.pending > 0 and not self._dialect.tolerates_partial_frame
+            if self._dialect.completes_on_clean_end and self._proves_end and not is_cut:
                 return Outcome.COMPLETED, None
             failure = Failure("upstream_truncated", "the upstream's stream ended before its end mark")
         return failure.outcome, failure
@@ -269,6 +270,10 @@ class Relay:
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """What `finish` had left to relay, and the format's last words."""
         return self._last + self._format.close(self._session.ended(outcome, failure, now))
+
+
+def _is_unknown(events: Sequence[Event]) -> bool:
+    return any(isinstance(event, Extension) for event in events)
 
 
 class CompressedRelay(Relay):

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
-from tests.dialect_reading import framing_in
+from tests.dialect_reading import body_of, framing_in
 from tests.official_bedrock import MODEL
-from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
 
 PATHS = {
     "openai-chat": CHAT,
@@ -27,6 +27,12 @@ PATHS = {
     "gemini-interactions": "/v1beta/interactions",
     "bedrock-converse": f"/model/{quote(MODEL, safe='')}/converse-stream",
     "bedrock-invoke": f"/model/{quote(MODEL, safe='')}/invoke-with-response-stream",
+    "cohere": "/v2/chat",
+    "triton": "/v2/models/m/generate_stream",
+    "tgi": "/generate_stream",
+    "llamacpp": "/completion",
+    "sglang": "/generate",
+    "replicate": "/v1/streams/abc",
 }
 CONTENT_TYPES = {
     "sse": "text/event-stream",
@@ -64,8 +70,8 @@ class Recording:
 
 
 def handmade() -> list[Recording]:
-    """The streams that come with the project."""
-    return [_recording(dialect, path) for dialect, path in HANDMADE]
+    """The streams that come with the project, of the dialects that a path tells."""
+    return [_recording(dialect, path) for dialect, path in HANDMADE if dialect in PATHS]
 
 
 def recorded(streams_dir: Path) -> list[Recording]:

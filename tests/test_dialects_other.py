@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from sidecar.dialects import DIALECTS, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of, streams_by_target
 from sidecar.errors import Failure
-from sidecar.events import Extension, Frame, Start, Token
-from sidecar.framing import FRAMINGS, framing_of
+from sidecar.events import Extension, Frame, Start, Token, UpstreamError
+from sidecar.framing import FRAMINGS, framing_of, make_framing
 from tests import aws_messages as aws
-from tests.dialect_reading import error_frame, only_start_first, read
+from tests.dialect_reading import MAX_FRAME_BYTES, error_frame, framing_in, handmade_streams, only_start_first, read
 
 
 def test_raw_text_joins_characters_cut_in_two() -> None:
@@ -91,7 +92,6 @@ AWS = aws.EVENT_STREAM
         ("/beta/completions", SSE, "openai-completions"),
         ("/openai/deployments/d/completions?api-version=1", SSE, "openai-completions"),
         ("/openai/v1/completions/", SSE, "openai-completions"),
-        ("/completion", SSE, "opaque-sse"),
         ("/v1/responses", SSE, "openai-responses"),
         ("/openai/responses?api-version=1", SSE, "openai-responses"),
         ("/openai/v1/responses", SSE, "openai-responses"),
@@ -99,6 +99,18 @@ AWS = aws.EVENT_STREAM
         ("/v1/responses/resp_1", "application/json", None),
         ("/v1/responses/resp_1/input_items", SSE, "opaque-sse"),
         ("/other?x=/v1/messages", SSE, "opaque-sse"),
+        ("/v2/chat", SSE, "cohere"),
+        ("/v2/models/m/generate_stream", SSE, "triton"),
+        ("/v2/models/m/versions/1/generate_stream", SSE, "triton"),
+        ("/generate_stream", SSE, "tgi"),
+        ("/models/tgi/generate_stream", SSE, "tgi"),
+        ("/completion", SSE, "llamacpp"),
+        ("/infill", SSE, "llamacpp"),
+        ("/generate", SSE, "sglang"),
+        ("/generate", "application/json", None),
+        ("/v1/streams/abc123", SSE, "replicate"),
+        ("/v1/streams/abc/123", SSE, "opaque-sse"),
+        ("/v2/models/m/infer", SSE, "opaque-sse"),
         ("/api/chat", NDJSON, "ollama-chat"),
         ("/ollama/api/generate", "application/ndjson", "ollama-generate"),
         ("/v1/chat", "application/stream+json", "opaque-ndjson"),
@@ -148,6 +160,9 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
         ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
         ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
         ("/proxy/generate", "gemini", SSE, "gemini"),
+        ("/proxy/generate", "openai-chat", SSE, "sglang"),
+        ("/completion", "bedrock-converse", aws.EVENT_STREAM, "bedrock-converse"),
+        ("/v2/chat", "gemini", SSE, "cohere"),
     ],
 )
 def test_what_one_server_answers_beside_a_configured_dialect(
@@ -231,6 +246,15 @@ FIRST_FRAMES = [
     ("sse", b'{"event_type":"step.delta","index":0,"delta":{"type":"text","text":"a"}}', "gemini-interactions"),
     ("sse", b'{"event_type":"text-generation","text":"a"}', None),
     ("sse", b'{"candidates":["a"]}', None),
+    ("sse", b'{"type":"message-start","id":"m","delta":{}}', "cohere"),
+    ("sse", b'{"token":{"id":1,"text":"a","logprob":0,"special":false},"generated_text":null}', "tgi"),
+    ("sse", b'{"error":"too long","error_type":"validation"}', "tgi"),
+    ("sse", b'{"model_name":"m","model_version":"1","text_output":"a"}', "triton"),
+    ("sse", b'{"index":0,"content":"a","stop":false,"id_slot":0,"tokens_predicted":1}', "llamacpp"),
+    ("sse", b'{"text":"a","meta_info":{"id":"r","finish_reason":null}}', "sglang"),
+    ("sse", b'{"error":"words"}', None),
+    ("sse", b'{"content":"a","stop":false}', None),
+    ("sse", b'{"text":"a"}', None),
     ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),
     ("ndjson", b'{"model":"m","response":"a","done":false}', "ollama-generate"),
     ("sse", b'{"type":"x"}', None),
@@ -250,3 +274,47 @@ def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: by
     assert undecided.completes_on_clean_end == known.completes_on_clean_end
     assert undecided.plain_start == known.plain_start
     assert undecided.has_terminator == known.has_terminator
+    assert undecided.tolerates_partial_frame == known.tolerates_partial_frame
+
+
+@pytest.mark.parametrize(("name", "path"), handmade_streams(), ids=lambda part: getattr(part, "stem", part))
+def test_no_dialect_claims_anothers_first_frame(name: str, path: Path) -> None:
+    body = path.read_bytes()
+    framing = make_framing(framing_in(name, body), MAX_FRAME_BYTES, strict=True)
+    frames = [*framing.feed(body), *framing.flush()]
+    first = next(frame for frame in frames if frame.data)
+    claimed = [other for other, kind in DIALECTS.items() if framing.name in kind.framings and kind.recognises(first)]
+    assert claimed in ([], [name.removesuffix("-accumulated")])
+
+
+@pytest.mark.parametrize(
+    ("path", "does"),
+    [
+        ("/generate_stream", True),
+        ("/v2/models/m/generate_stream", True),
+        ("/v1/streams/a", True),
+        ("/v2/chat", False),
+        ("/completion", False),
+        ("/generate", False),
+    ],
+)
+def test_what_streams_unasked(path: str, does: bool) -> None:
+    assert streams_by_target(path, "") == does
+
+
+def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
+    assert detect("/completion", SSE, "openai-chat") == Spoken("llamacpp", "sse")
+    assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
+    assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
+    assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")
+
+
+ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings and not name.startswith("opaque-")]
+
+
+@pytest.mark.parametrize("name", ERROR_EVENTS)
+@pytest.mark.parametrize("data", [b'{"message":"m"}', b'{"error":{"message":"m"}}', b"m"])
+def test_an_event_called_error_is_an_error_in_every_dialect(name: str, data: bytes) -> None:
+    events, _ = read(name, [b"event: error\ndata: " + data + b"\n\n"])
+    assert [type(event) for event in events] == [Start, UpstreamError]
+    assert [event.message for event in events if isinstance(event, UpstreamError)] == ["m"]

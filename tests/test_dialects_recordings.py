@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from hypothesis import strategies as st
 from sidecar.dialects import DIALECTS
 from sidecar.framing import make_framing
 from tests.dialect_reading import (
+    END_MARKS,
     MAX_FRAME_BYTES,
+    OPENAI_END_MARKS,
     Summary,
-    as_crlf_sse,
-    as_named_sse,
-    as_sse,
+    body_of,
     framing_in,
+    handmade_streams,
     only_start_first,
     read,
     summarise,
@@ -26,9 +26,18 @@ from tests.dialect_reading import (
 from tests.official_bedrock import end_offsets_in_messages, narrow_to_bedrock_user, read_converse, read_invoke
 from tests.official_google import narrow_to_google_user, narrow_to_interactions_user, read_gemini, read_interactions
 from tests.official_openai import read_completions, read_responses
+from tests.official_others import (
+    narrow_to_hugging_face_user,
+    read_cohere,
+    read_llamacpp,
+    read_replicate,
+    read_sglang,
+    read_tgi,
+    read_triton,
+    read_triton_accumulated,
+)
 from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
 
-FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = {
     "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
     "openai-completions": ("openai-completions/*",),
@@ -39,6 +48,12 @@ RECORDED = {
     "gemini-interactions": ("gemini-interactions/*",),
     "bedrock-converse": ("bedrock/converse*", "synthetic/bedrock_exception*", "synthetic/bedrock_unmodeled*"),
     "bedrock-invoke": ("bedrock/invoke*",),
+    "cohere": ("cohere-v2/*_payloads.ndjson", "cohere-v2/*.sse", "synthetic/cohere*"),
+    "triton": ("synthetic/triton*", "synthetic/kserve*"),
+    "tgi": ("tgi/generate*", "synthetic/tgi_validation*"),
+    "llamacpp": ("synthetic/llamacpp_completion*",),
+    "sglang": ("synthetic/sglang_*generate*",),
+    "replicate": ("sse-parsing/replicate*",),
 }
 SYNTHETIC_OPENAI = (
     "azure_async_filter",
@@ -55,41 +70,7 @@ SYNTHETIC_OPENAI = (
 )
 MAX_CUTS = 100
 """Cuts tried in one body, evenly spread."""
-FINISH_MARK = re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true')
-TERMINATOR = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true')
-RESPONSE_END = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
-END_MARKS = {
-    "openai-responses": (RESPONSE_END, RESPONSE_END),
-    "gemini": (re.compile(rb'"(?:finishReason|blockReason)": ?["\d]'), re.compile(rb"(?!)")),
-    "gemini-interactions": (
-        re.compile(rb'"status": ?"(?!in_progress|queued)\w'),
-        re.compile(rb'\[DONE\]|"interaction\.completed"'),
-    ),
-}
-"""By dialect, the words that finish a stream and those that terminate it, where they are not the two above."""
-FRAMED_AGAIN = {
-    "openai-chat": as_sse,
-    "openai-responses": as_named_sse,
-    "gemini": as_crlf_sse,
-    "gemini-interactions": as_crlf_sse,
-}
-"""How payloads that were recorded one a line become the body they were."""
-
-
-def body_of(name: str, path: Path) -> bytes:
-    """A stream's body, its framing put back where the recording lacks it."""
-    body = path.read_bytes()
-    return FRAMED_AGAIN[name](body.splitlines()) if name in FRAMED_AGAIN and path.suffix == ".ndjson" else body
-
-
-def _handmade() -> list[tuple[str, Path]]:
-    folders = [folder for folder in sorted(FIXTURES.iterdir()) if folder.name in DIALECTS]
-    chosen = [(folder.name, path) for folder in folders for path in sorted(folder.iterdir())]
-    ollama = sorted((FIXTURES / "ollama").iterdir())
-    return chosen + [("ollama-generate" if path.stem == "generate" else "ollama-chat", path) for path in ollama]
-
-
-HANDMADE = _handmade()
+HANDMADE = handmade_streams()
 
 
 def _recorded(streams_dir: Path) -> list[tuple[str, Path]]:
@@ -135,7 +116,7 @@ def end_offsets(name: str, body: bytes) -> tuple[int, int]:
     """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
     if name.startswith("bedrock"):  # whose words are coded within its messages
         return end_offsets_in_messages(body)
-    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, (FINISH_MARK, TERMINATOR)))
+    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, OPENAI_END_MARKS))
     return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
 
 
@@ -179,6 +160,13 @@ PACKAGES: dict[str, Callable[[bytes], Summary]] = {
     "gemini-interactions": read_interactions,
     "bedrock-converse": read_converse,
     "bedrock-invoke": read_invoke,
+    "cohere": read_cohere,
+    "triton": read_triton,
+    "triton-accumulated": read_triton_accumulated,
+    "tgi": read_tgi,
+    "llamacpp": read_llamacpp,
+    "sglang": read_sglang,
+    "replicate": read_replicate,
 }
 NARROWED: dict[str, Callable[[Summary], None]] = {
     "ollama-chat": _narrow_to_ollama_user,
@@ -186,6 +174,7 @@ NARROWED: dict[str, Callable[[Summary], None]] = {
     "gemini": narrow_to_google_user,
     "gemini-interactions": narrow_to_interactions_user,
     "bedrock-converse": narrow_to_bedrock_user,
+    "tgi": narrow_to_hugging_face_user,
 }
 """Takes out of our summary what a package does not hand out."""
 CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_against_package]

@@ -47,6 +47,15 @@ def body_of(family: str, failure: Failure) -> tuple[str, Any]:
         ("/model/m/count-tokens", "bedrock"),
         ("/model/m/converse-streams", "problem"),
         ("/model/m", "problem"),
+        ("/v2/chat", "cohere"),
+        ("/cohere/v2/embed", "cohere"),
+        ("/v2/models/m/generate_stream", "triton"),
+        ("/v2/models/m/versions/1/generate", "triton"),
+        ("/generate_stream", "tgi"),
+        ("/completion", "openai"),
+        ("/infill", "openai"),
+        ("/generate", "openai"),
+        ("/v1/streams/abc", "problem"),
         ("/", "problem"),
         ("", "problem"),
         ("/v1beta/models/gemini:streamGenerateContent", "gemini"),
@@ -158,8 +167,29 @@ def test_bedrock_shape(failure: Failure, kind: str) -> None:
 
 
 def test_only_awss_clients_look_into_the_headers() -> None:
-    for family in ("openai", "anthropic", "gemini", "ollama", "problem"):
+    for family in ("openai", "anthropic", "gemini", "ollama", "cohere", "triton", "tgi", "problem"):
         assert problem_headers(family, Failure("internal", "why")) == []
+
+
+def test_triton_shape() -> None:
+    assert body_of("triton", Failure("overloaded", "why")) == ("application/json", {"error": "why"})
+
+
+def test_cohere_shape() -> None:
+    assert body_of("cohere", Failure("overloaded", "why")) == ("application/json", {"message": "why", "id": "s1"})
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("bad_request", "validation"),
+        ("caller_limit", "overloaded"),
+        ("overloaded", "overloaded"),
+        ("upstream_refused", "generation"),
+    ],
+)
+def test_tgi_shape(code: str, kind: str) -> None:
+    assert body_of("tgi", Failure(code, "why")) == ("application/json", {"error": "why", "error_type": kind})
 
 
 def test_problem_shape() -> None:
@@ -177,7 +207,16 @@ def test_problem_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "member"), [("openai", "error"), ("anthropic", "error"), ("gemini", "error"), ("problem", None)]
+    ("family", "member"),
+    [
+        ("openai", "error"),
+        ("anthropic", "error"),
+        ("gemini", "error"),
+        ("bedrock", None),
+        ("cohere", None),
+        ("tgi", None),
+        ("problem", None),
+    ],
 )
 def test_the_upstreams_own_words_are_told(family: str, member: str | None) -> None:
     failure = Failure("upstream_status", "why", upstream_status=529, native={"error": ["a\ud800"]})
@@ -191,7 +230,9 @@ def test_a_status_without_a_name_has_a_title_too() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-@pytest.mark.parametrize("family", ["openai", "anthropic", "gemini", "bedrock", "ollama", "problem"])
+@pytest.mark.parametrize(
+    "family", ["openai", "anthropic", "gemini", "bedrock", "ollama", "cohere", "triton", "tgi", "problem"]
+)
 def test_every_code_can_be_told_to_every_family(family: str, code: str) -> None:
     _, body = body_of(family, Failure(code, "why"))
     assert "why" in json.dumps(body)

@@ -24,9 +24,9 @@ from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
 from tests.aws_messages import event
 from tests.core_support import DONE, RESET, Client, chunk, typed_events
-from tests.dialect_reading import error_frame, framing_in
+from tests.dialect_reading import body_of, error_frame, framing_in
 from tests.framing_feeds import random_split
-from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of, end_offsets
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, end_offsets
 
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
@@ -343,10 +343,18 @@ def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> No
         assert names.count(b"done") == names.count(b"start") == 1
         assert (names[0], names[-1]) == (b"start", b"done")
         if outcome is Outcome.COMPLETED:
-            assert cut > whole_from
-            has_warned = line.session.warnings == ("terminator_missing",)
-            assert line.dialect.terminated or has_warned or not line.dialect.has_terminator
             assert said is None
+            if line.dialect.completes_on_clean_end:
+                # Nothing but the end of the HTTP body says so: it has to be a proven one, and lie between two frames.
+                assert body[:cut].endswith(b"\n\n") or body[:cut].rstrip(b"\r\n").endswith((b"}", b"]"))
+                again = Line(dialect, framing_name=framing)
+                assert code_of(again.run([body[:cut]], RESET)[1]) == "upstream_reset"
+                unproven = Line(dialect, framing_name=framing, proves_end=False)
+                assert code_of(unproven.run([body[:cut]])[1]) == "upstream_truncated"
+            else:
+                assert cut > whole_from
+                has_warned = line.session.warnings == ("terminator_missing",)
+                assert line.dialect.terminated or has_warned or not line.dialect.has_terminator
         else:
             assert code_of(said) in {"upstream_truncated", "upstream_error"}
 

@@ -35,6 +35,7 @@ class BedrockConverse:
     streams_by_default: ClassVar[bool] = True
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
+    tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_gate", "_message")

@@ -42,6 +42,7 @@ class BedrockInvoke:
     framings: ClassVar[tuple[str, ...]] = ("aws-event-stream",)
     paths: ClassVar[tuple[str, ...]] = ("/model/*/invoke-with-response-stream",)
     streams_by_default: ClassVar[bool] = True
+    tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b""
 
     __slots__ = (

@@ -14,7 +14,7 @@ import msgspec
 from sidecar.dialects import DIALECTS, OPAQUE
 from sidecar.framing import framing_of
 
-_SAME_SERVER: Final = frozenset(
+_TOLD_BY_PLAIN_PATHS: Final = frozenset(
     {
         "openai-chat",
         "openai-completions",
@@ -22,13 +22,16 @@ _SAME_SERVER: Final = frozenset(
         "anthropic",
         "ollama-chat",
         "ollama-generate",
-        "gemini",
-        "gemini-interactions",
-        "bedrock-converse",
-        "bedrock-invoke",
+        "cohere",
     }
 )
-"""What one server often answers beside each other, so that a configured one of these does not speak for the others."""
+_SAME_SERVER: Final = (
+    _TOLD_BY_PLAIN_PATHS | {"gemini", "gemini-interactions", "bedrock-converse", "bedrock-invoke"},
+    _TOLD_BY_PLAIN_PATHS | {"tgi", "llamacpp", "sglang"},
+)
+"""What one server often answers beside each other, so that a configured one of these does not speak for the others.
+Inference servers have paths as short as ``/generate``: before a vendor's API such a path belongs to whoever put a proxy
+there, and says nothing."""
 
 _BY_PATH_ALONE: Final = frozenset({"json-array"})
 """Framings whose content type every plain answer has too: only a path of the dialect's own makes a stream of it."""
@@ -99,7 +102,9 @@ def detect(path: str, content_type: str, configured: str) -> Spoken | None:
 
 def _is_told_by_path(asked: str | None, configured: str) -> bool:
     """Whether the path goes before the configuration."""
-    return configured == "auto" or (configured != asked and {configured, asked} <= _SAME_SERVER)
+    if configured == "auto":
+        return True
+    return configured != asked and any({configured, asked} <= dialects for dialects in _SAME_SERVER)
 
 
 def _by_path(asked: str | None, promised: str) -> Spoken | None:

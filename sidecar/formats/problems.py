@@ -29,6 +29,10 @@ _OPENAI_TYPES: Final = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+_COHERE_ENDS: Final = ("/v2/chat/", "/v2/embed/", "/v2/rerank/")
+_COMPLETION_ENDS: Final = ("/completion/", "/infill/", "/generate/")
+"""llama.cpp's and SGLang's own, which put an object under ``error`` as OpenAI does."""
+_OVERLOADED: Final = frozenset({429, 503})
 _ANTHROPIC_TYPES: Final = {
     401: "authentication_error",
     402: "billing_error",
@@ -77,11 +81,18 @@ _GOOGLE: Final = re.compile(
 
 @lru_cache(256)
 def family_of(path: str) -> str:
-    """Whose error shape a client of ``path`` expects: "openai", "anthropic", "gemini", "bedrock", "ollama" or "problem"
-    (RFC 9457)."""
+    """Whose error shape a client of ``path`` expects: a key of `_SHAPES`, "problem" (RFC 9457) where none is known."""
     path = "/" + path.partition("?")[0].strip("/") + "/"
     if _BEDROCK_PATH.fullmatch(path):
         return "bedrock"
+    if path.endswith(_COHERE_ENDS):
+        return "cohere"
+    if "/v2/models/" in path:
+        return "triton"
+    if path.endswith("/generate_stream/"):
+        return "tgi"
+    if "/v1/streams/" in path:
+        return "problem"
     if "/v1/messages/" in path or path.endswith(_VERTEX_ANTHROPIC_ENDS):
         return "anthropic"
     if "/openai/" not in path and _GOOGLE.search(path):
@@ -89,7 +100,9 @@ def family_of(path: str) -> str:
     # Before Ollama's own: several vendors serve OpenAI's API under /api/v1/.
     if path.endswith(_OPENAI_ENDS) or any(piece in path for piece in _OPENAI_PIECES):
         return "openai"
-    return "ollama" if path.startswith("/api/") else "problem"
+    if path.startswith("/api/"):
+        return "ollama"
+    return "openai" if path.endswith(_COMPLETION_ENDS) else "problem"
 
 
 def problem(family: str, failure: Failure, stream_id: str) -> tuple[str, bytes]:
@@ -134,8 +147,18 @@ def _bedrock(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  #
     return _JSON, _with_native({"message": failure.message}, failure)
 
 
-def _ollama(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+def _bare(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
     return _JSON, {"error": failure.message}
+
+
+def _cohere(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
+    return _JSON, _with_native({"message": failure.message, "id": stream_id}, failure)
+
+
+def _tgi(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
+    status = failure.http_status
+    kind = "overloaded" if status in _OVERLOADED else "validation" if status < 500 else "generation"
+    return _JSON, _with_native({"error": failure.message, "error_type": kind}, failure)
 
 
 def _problem(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
@@ -164,6 +187,9 @@ _SHAPES: Final[dict[str, Callable[[Failure, str], tuple[str, dict[str, Any]]]]] 
     "anthropic": _anthropic,
     "gemini": _gemini,
     "bedrock": _bedrock,
-    "ollama": _ollama,
+    "ollama": _bare,
+    "cohere": _cohere,
+    "triton": _bare,
+    "tgi": _tgi,
     "problem": _problem,
 }
