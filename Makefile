@@ -12,11 +12,12 @@ ARGS ?=
 BENCH_PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 $(PYTHON),$(shell $(python) -c \
 	'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) $(PYTHON))
 
-.PHONY: help demo test lint bench run-bench lock clean
+.PHONY: help demo test fuzz lint bench run-bench lock clean
 
 help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
 	@echo "make test          lint, type check and all tests; ARGS='-k relay -x' goes to pytest"
+	@echo "make fuzz          broken and hostile bodies through every framing and dialect, for FUZZ_SECONDS (default 300)"
 	@echo "make lint          ruff and mypy alone"
 	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md (ROUNDS=n; QUICK=1: does it work?)"
 	@echo "make lock          resolve the pinned requirements again (needs uv)"
@@ -27,6 +28,9 @@ demo: $(VENV)/runtime.stamp
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+fuzz: $(VENV)/dev.stamp
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

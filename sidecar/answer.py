@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sidecar.dialects import make_dialect
-from sidecar.dialects.recognition import Spoken, detect
+from sidecar.dialects import DIALECTS, make_dialect
+from sidecar.dialects.recognition import Spoken, detect, dialect_of
 from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
 from sidecar.headers import response_headers, stream_headers
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
+from sidecar.withheld import WithheldRelay
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.log import Log
     from sidecar.ports import Format, ResponseHead
     from sidecar.session import Session
@@ -64,8 +67,8 @@ class BodyMode(Enum):
 class Answer:
     """How one upstream answer is passed on: through which relay, under which head.
 
-    ``head`` is None for an answer that is not passed on as it is (a rejection told in our own words). ``heartbeat`` is
-    b"" where none is safe.
+    ``head`` is None for an answer that is not passed on as it is (a rejection told in our own words), or whose body has
+    to say first what it is. ``heartbeat`` is b"" where none is safe.
     """
 
     relay: BodyRelay
@@ -77,20 +80,44 @@ class Answer:
     heartbeat: bytes = b""
 
 
-def choose(asked: Asked, head: ResponseHead, route: Route, upstream: Upstream, session: Session, log: Log) -> Answer:
+def choose(
+    asked: Asked,
+    head: ResponseHead,
+    route: Route,
+    upstream: Upstream,
+    session: Session,
+    log: Log,
+    begin: Callable[[Answer], None],
+) -> Answer:
     """The answer for one upstream head. Raises Failure for a 200 that is no stream where one was asked for,
-    or one in a coding that `typed` cannot undo."""
+    or one in a coding that `typed` cannot undo.
+
+    ``begin`` is called with the answer that follows one without a head."""
     content_type, coding, has_length = _essentials(head)
     is_success = 200 <= head.status < 300
     if not is_success and asked.format == "typed" and asked.wants_stream and head.status >= 400:
-        collector = Collector(head.status, _MAX_REJECTION_BYTES, _header(head, b"retry-after"))
+        said = _header(head, b"retry-after"), _header(head, b"x-amzn-errortype")
+        collector = Collector(head.status, _MAX_REJECTION_BYTES, *said)
         return Answer(collector, is_stream=False, format="typed")
     if is_success and asked.wants_stream and content_type in _HTML:
         raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")
     spoken = _spoken(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
-    if spoken is None or head.status in _BODYLESS:
-        return _plain(asked, head, log)
-    return _stream(asked, head, route, upstream, session, log, spoken, coding)
+    if spoken is not None and head.status not in _BODYLESS:
+        return _stream(asked, head, route, upstream, session, log, spoken, coding)
+    plain = _plain(asked, head, log)
+    dialect = dialect_of(asked.path, upstream.dialect)
+    is_typed_stream = is_success and asked.format == "typed" and asked.wants_stream and plain.mode is not BodyMode.NONE
+    if not is_typed_stream or dialect is None or not _may_say_error(content_type, coding):
+        return plain
+    spoken = Spoken(dialect, DIALECTS[dialect].framings[0])
+    stream = _stream(asked, head, route, upstream, session, log, spoken, coding)
+    withheld = WithheldRelay(plain, stream, begin, session, Inflater(coding) if coding else None)
+    return Answer(withheld, is_stream=False, format="typed")
+
+
+def _may_say_error(content_type: str, coding: str) -> bool:
+    is_json = content_type == "application/json" or content_type.endswith("+json")
+    return is_json and (not coding or coding in INFLATABLE)
 
 
 def _header(head: ResponseHead, wanted: bytes) -> str:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.gateway import ClientServer, Gateway, Target
 from sidecar.headers import HeaderPolicy, credential_headers
-from sidecar.secrets import Secret
+from sidecar.secrets import AwsKeys, Secret
 from sidecar.settings import Limits
+from sidecar.signing import Signer
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.upstream import UpstreamPool
@@ -29,7 +30,7 @@ from sidecar.upstream import UpstreamPool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidecar.settings import Address, SecretSource, Settings
+    from sidecar.settings import Address, AwsSigning, SecretSource, Settings
     from sidecar.stream import Stream
 
 logger = logging.getLogger("sidecar.app")
@@ -44,7 +45,7 @@ class App:
     """One process's data plane and its admin port.
 
     ``environ`` is where secrets and proxies are looked up. Raises SecretUnreadableError or ValueError at construction
-    for what can never work (an unset variable, a CA file that is none).
+    for what can never work (an unset variable, a CA file that is none, an extra that is not installed).
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -59,6 +60,7 @@ class App:
                 UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
                 HeaderPolicy(upstream, names),
                 _secret(upstream.credentials.secret, environ),
+                _signer(upstream.credentials.aws, environ),
             )
             for name, upstream in settings.upstreams.items()
         }
@@ -175,6 +177,10 @@ def _smallest_buffer(settings: Settings, upstream: str) -> int:
 
 def _secret(source: SecretSource | None, environ: Mapping[str, str]) -> Secret | None:
     return Secret(source, environ) if source is not None else None
+
+
+def _signer(signing: AwsSigning | None, environ: Mapping[str, str]) -> Signer | None:
+    return Signer(signing, AwsKeys(signing.keys, environ).read) if signing is not None else None
 
 
 def _describe(stream: Stream, now: float) -> dict[str, Any]:

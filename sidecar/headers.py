@@ -40,18 +40,39 @@ CREDENTIAL_HEADERS: Final = frozenset(
         b"x-goog-api-key",
         b"ocp-apim-subscription-key",
         b"x-amz-security-token",
+        b"x-amz-date",
+        b"x-amz-content-sha256",
         b"cookie",
     }
 )
-"""Headers that hold a client's credentials, whichever API it meant them for."""
+"""Headers that hold a client's credentials, whichever API it meant them for, or are part of what it signed."""
 
-CREDENTIAL_PARAMETERS: Final = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
+CREDENTIAL_PARAMETERS: Final = frozenset(
+    {
+        "key",
+        "api_key",
+        "api-key",
+        "apikey",
+        "access_token",
+        "token",
+        "x-amz-algorithm",
+        "x-amz-credential",
+        "x-amz-date",
+        "x-amz-expires",
+        "x-amz-security-token",
+        "x-amz-signature",
+        "x-amz-signedheaders",
+    }
+)
 """Query parameters that hold them."""
 
 FORWARDED_HEADERS: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"})
 
 SIDECAR_SETS: Final = frozenset({b"host", b"content-length", b"expect", b"accept-encoding", b"x-stream-format"})
 """Headers of a request that the sidecar writes itself or keeps to itself, whatever the client sent."""
+
+_NO_KEYS: Final = frozenset({b"cookie", b"x-amz-date", b"x-amz-content-sha256"})
+"""Dropped like credentials, but not what an LLM API takes for one."""
 
 _KEEPS_CONNECTION_ONLY: Final = frozenset({b"keep-alive", b"close", b""})
 _UNSENDABLE: Final = re.compile(rb"[\r\n\0]")
@@ -153,8 +174,7 @@ def _connection_names(value: bytes) -> frozenset[bytes]:
 
 
 def _holds_key(theirs: Headers) -> bool:
-    # A cookie is dropped like a credential but is not what an LLM API takes for one.
-    return any(name.lower() != b"cookie" for name, _ in theirs)
+    return any(name.lower() not in _NO_KEYS for name, _ in theirs)
 
 
 def _sendable(credential: str | None) -> bytes:

@@ -75,6 +75,10 @@ class Dialect(Protocol):
         """A whole body is a whole stream: there is neither terminator nor finish mark (raw text, unknown streams)."""
 
     @property
+    def tolerates_partial_frame(self) -> bool:
+        """Where a clean end completes: also one within a frame. Else such an end is a cut, whoever made it."""
+
+    @property
     def terminated(self) -> bool:
         """The dialect's own terminator has been seen; whatever follows is ignored."""
 

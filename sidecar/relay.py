@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
-from sidecar.events import Event, Frame, Reasoning, Token
+from sidecar.events import Event, Extension, Frame, Reasoning, Token
 from sidecar.rejection import rejection
 from sidecar.stencil import check_json_string, cut_stencil
 
@@ -215,6 +215,8 @@ class Relay:
             return self._format.encode(frame, _NO_EVENTS)
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
+        if self._session.first_content_at is None and self._dialect.completes_on_clean_end and _is_unknown(events):
+            self._session.is_unobserved = True  # nothing in a stream of unknown meaning will ever be content
         if self._dialect.terminated:
             self.is_terminated = True
             self._stencil_head = self._stencil_tail = ()
@@ -253,12 +255,14 @@ class Relay:
         flaw = self._framing.flaw
         if flaw is not None and (failure is None or flaw.code == "malformed_upstream"):
             return flaw.outcome, flaw
-        if self._dialect.is_finished:
+        # Without a terminator, half a frame behind the finish marks is more of the answer that was cut off.
+        if self._dialect.is_finished and (self._dialect.has_terminator or not self._framing.pending):
             if self._dialect.has_terminator:
                 self._session.warnings = ("terminator_missing",)
             return Outcome.COMPLETED, None
         if failure is None:
-            if self._dialect.completes_on_clean_end and self._proves_end:
+            is_cut = self._framing.pending > 0 and not self._dialect.tolerates_partial_frame
+            if self._dialect.completes_on_clean_end and self._proves_end and not is_cut:
                 return Outcome.COMPLETED, None
             failure = Failure("upstream_truncated", "the upstream's stream ended before its end mark")
         return failure.outcome, failure
@@ -266,6 +270,10 @@ class Relay:
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:
         """What `finish` had left to relay, and the format's last words."""
         return self._last + self._format.close(self._session.ended(outcome, failure, now))
+
+
+def _is_unknown(events: Sequence[Event]) -> bool:
+    return any(isinstance(event, Extension) for event in events)
 
 
 class CompressedRelay(Relay):
@@ -375,11 +383,21 @@ class PlainRelay:
 class Collector:
     """The body of an upstream's error answer, kept to be put into our own words; never sent as it is."""
 
-    __slots__ = ("_limit_bytes", "_parts", "_retry_after", "_size", "_status", "is_last_read", "is_terminated")
+    __slots__ = (
+        "_error_type",
+        "_limit_bytes",
+        "_parts",
+        "_retry_after",
+        "_size",
+        "_status",
+        "is_last_read",
+        "is_terminated",
+    )
 
-    def __init__(self, status: int, limit_bytes: int, retry_after: str = "") -> None:
+    def __init__(self, status: int, limit_bytes: int, retry_after: str = "", error_type: str = "") -> None:
         self._status = status
         self._retry_after = retry_after
+        self._error_type = error_type
         self._limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._size = 0
@@ -404,7 +422,7 @@ class Collector:
 
     def finish(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
         """The upstream rejected the request, in its own words as far as they came."""
-        rejected = rejection(self._status, b"".join(self._parts), self._retry_after)
+        rejected = rejection(self._status, b"".join(self._parts), self._retry_after, self._error_type)
         return rejected.outcome, rejected
 
     def close(self, outcome: Outcome, failure: Failure | None, now: float) -> bytes:

@@ -5,19 +5,21 @@ Owns reading, re-reading and hiding a secret's text. Must not know what the secr
 
 from __future__ import annotations
 
+import configparser
 import hmac
 import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
-if TYPE_CHECKING:
-    from sidecar.settings import SecretSource
+from sidecar.settings import AwsKeySource, SecretSource
 
 MAX_SECRET_BYTES: Final = 64 * 1024
 CHECK_INTERVAL_S: Final = 1.0
 """A file is looked at no more often than this, however many requests ask for its secret."""
+
+_PROFILE_KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 _Signature = tuple[int, int, int]
 
@@ -31,19 +33,22 @@ class Secret:
 
     A file is read again when it changes; while it is missing or unusable after a first good read (a rotation half
     done), the last good value stays in use and ``problem`` says why. The environment is read once, at construction.
+    ``understand`` makes the secret of what its source holds; without it, that is one line.
 
     Raises SecretUnreadableError at construction for an environment variable that is unset or unusable.
     """
 
-    __slots__ = ("_clock", "_next_check_s", "_signature", "_source", "_value", "problem")
+    __slots__ = ("_clock", "_next_check_s", "_signature", "_source", "_understand", "_value", "problem")
 
     def __init__(
         self,
         source: SecretSource,
         environ: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        understand: Callable[[SecretSource, bytes], str] | None = None,
     ) -> None:
         self._source = source
+        self._understand = understand or _one_line
         self._clock = clock
         self._next_check_s = float("-inf")
         self._signature: _Signature | None = None
@@ -101,12 +106,67 @@ class Secret:
     def _checked(self, content: bytes) -> str:
         if len(content) > MAX_SECRET_BYTES:
             raise SecretUnreadableError(f"{self._source} holds more than {MAX_SECRET_BYTES // 1024} KiB")
-        content = content.removesuffix(b"\n").removesuffix(b"\r")
-        if not content.strip():
-            raise SecretUnreadableError(f"{self._source} is empty or not set")
-        if not content.isascii() or not content.decode("ascii").isprintable():
-            raise SecretUnreadableError(f"{self._source} holds bytes that cannot be sent in a header")
-        return content.decode("ascii")
+        return self._understand(self._source, content)
+
+
+class AwsKeys:
+    """A pair of AWS keys and the session token that may go with them, current whenever they are asked for.
+
+    Nothing but the file or the variables is ever asked for them: no role is assumed, no metadata service called.
+    Raises SecretUnreadableError at construction as `Secret` does.
+    """
+
+    __slots__ = ("_parts", "_source")
+
+    def __init__(
+        self, source: AwsKeySource, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._source = source
+        if source.file:
+            self._parts = [Secret(SecretSource(file=source.file), environ, clock, _profile_reader(source.profile))]
+        else:
+            names = [source.access_key_id, source.secret_access_key, source.session_token]
+            self._parts = [Secret(SecretSource(env=name), environ, clock) for name in names if name]
+
+    def read(self) -> tuple[str, str, str]:
+        """Key id, secret key and session token ("" for none) as of now. Raises as `Secret.read` does."""
+        key_id, secret_key, token = [*"\n".join(part.read() for part in self._parts).split("\n"), ""][:3]
+        return key_id, secret_key, token
+
+    def __repr__(self) -> str:
+        return f"<AwsKeys from {self._source}>"
+
+
+def _one_line(source: SecretSource, content: bytes) -> str:
+    content = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not content.strip():
+        raise SecretUnreadableError(f"{source} is empty or not set")
+    if not content.isascii() or not content.decode("ascii").isprintable():
+        raise SecretUnreadableError(f"{source} holds bytes that cannot be sent in a header")
+    return content.decode("ascii")
+
+
+def _profile_reader(profile: str) -> Callable[[SecretSource, bytes], str]:
+    """What reads one profile of a shared-credentials file: its keys, a line each."""
+
+    def understand(source: SecretSource, content: bytes) -> str:
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read_string(content.decode())
+            fields = dict(parser.items(profile))
+        except configparser.NoSectionError:
+            raise SecretUnreadableError(f"{source} has no profile {profile}") from None
+        except (configparser.Error, UnicodeDecodeError):
+            # What these errors say quotes the file.
+            raise SecretUnreadableError(f"{source} is no shared-credentials file") from None
+        keys = [fields.get(name, "") for name in _PROFILE_KEYS]
+        if not keys[0] or not keys[1]:
+            raise SecretUnreadableError(f"{source} has no {_PROFILE_KEYS[0]} and {_PROFILE_KEYS[1]} for {profile}")
+        if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+            raise SecretUnreadableError(f"{source} holds keys for {profile} that cannot be sent in a header")
+        return "\n".join(keys)
+
+    return understand
 
 
 class _Hidden:

@@ -49,17 +49,50 @@ class SecretSource:
 
 
 @dataclass(frozen=True, slots=True)
+class AwsKeySource:
+    """Where a pair of AWS keys is read: ``profile`` of a shared-credentials ``file`` (re-read when it changes), or the
+    environment variables that the other three name. Never the keys themselves."""
+
+    file: str = ""
+    profile: str = "default"
+    access_key_id: str = ""
+    secret_access_key: str = ""
+    session_token: str = ""
+
+    def __str__(self) -> str:
+        if self.file:
+            return f"profile {self.profile} of file {self.file}"
+        return f"environment variables {self.access_key_id} and {self.secret_access_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSigning:
+    """Every request is signed with AWS Signature Version 4, for ``service`` in ``region``."""
+
+    region: str
+    keys: AwsKeySource
+    service: str = "bedrock"
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """What an upstream is shown.
 
     ``policy``: "replace" (ours, whatever the client sent), "if_missing" (ours unless the client sent one of its own),
-    "client" (pass the client's own), "none" (strip the client's). ``header`` and ``prefix`` say how ours is sent.
+    "client" (pass the client's own), "none" (strip the client's). ``header`` and ``prefix`` say how ours is sent;
+    ``aws`` stands instead of a ``secret`` that is sent as it is.
     """
 
     policy: CredentialsPolicy = "none"
     header: str = "Authorization"
     prefix: str = "Bearer "
     secret: SecretSource | None = None
+    aws: AwsSigning | None = None
+
+    @property
+    def are_ours(self) -> bool:
+        """The sidecar has a secret for this upstream."""
+        return self.secret is not None or self.aws is not None
 
 
 @dataclass(frozen=True, slots=True)

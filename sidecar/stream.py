@@ -173,7 +173,7 @@ class Stream:
         assert self.upstream is not None  # noqa: S101 - begin() came first
         self._last_bytes_at = self._clock()
         try:
-            answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log)
+            answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log, self._begin)
         except Failure as failure:
             self.fail(failure)
             return
@@ -182,8 +182,14 @@ class Stream:
         if not answer.is_stream or answer.dialect in _UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
         self.check_at = 0.0  # idle, or a heartbeat, may be due before what was waited for so far
-        if answer.head is None:
-            return
+        if answer.head is not None:
+            self._begin(answer)
+
+    def _begin(self, answer: Answer) -> None:
+        """Start the client's answer: at the upstream's head, or once its body has said what it is."""
+        assert answer.head is not None  # noqa: S101 - only then can it begin
+        self._answer = answer
+        self._relay = answer.relay
         self.session.has_sent = True
         self._let_go()
         self.keep_alive = self.asked.keep_alive and answer.mode is not BodyMode.CLOSE

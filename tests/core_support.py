@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from sidecar.answer import Asked
@@ -14,7 +13,6 @@ from sidecar.ports import ResponseHead
 from sidecar.settings import Address, EofRule, Limits, Route, Timeouts, Upstream
 from sidecar.streams import Streams
 
-FIXTURES = Path(__file__).parent / "fixtures"
 CONTENT_TYPES = {
     "openai-chat": "text/event-stream",
     "anthropic": "text/event-stream",
@@ -23,6 +21,9 @@ CONTENT_TYPES = {
     "ollama-generate": "application/x-ndjson",
     "opaque-ndjson": "application/x-ndjson",
     "raw": "text/plain",
+    "bedrock-converse": "application/vnd.amazon.eventstream",
+    "bedrock-invoke": "application/vnd.amazon.eventstream",
+    "opaque-aws-event-stream": "application/vnd.amazon.eventstream",
 }
 
 

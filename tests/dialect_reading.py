@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +28,34 @@ from sidecar.framing import make_framing
 from sidecar.ports import Dialect
 
 MAX_FRAME_BYTES = 1 << 20
+FIXTURES = Path(__file__).parent / "fixtures"
+
+EndMarks = tuple[re.Pattern[bytes], re.Pattern[bytes]]
+_NEVER = re.compile(rb"(?!)")
+OPENAI_END_MARKS: EndMarks = (
+    re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true'),
+    re.compile(rb'\[DONE\]|"message_stop"|"done": ?true'),
+)
+_RESPONSE_END = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
+END_MARKS: dict[str, EndMarks] = {
+    "openai-responses": (_RESPONSE_END, _RESPONSE_END),
+    "gemini": (re.compile(rb'"(?:finishReason|blockReason)": ?["\d]'), _NEVER),
+    "gemini-interactions": (
+        re.compile(rb'"status": ?"(?!in_progress|queued)\w'),
+        re.compile(rb'\[DONE\]|"interaction\.completed"'),
+    ),
+    "cohere": (re.compile(rb'"type": ?"message-end"'), re.compile(rb"\[DONE\]")),
+    "triton": (
+        re.compile(rb'"finish_reason": ?\[?"(?!None")\w|"done": ?true'),
+        re.compile(rb'"done": ?true'),
+    ),
+    "tgi": (re.compile(rb'"generated_text": ?"'), re.compile(rb'"generated_text": ?"')),
+    "llamacpp": (re.compile(rb'"stop": ?true'), _NEVER),
+    "sglang": (re.compile(rb'"finish_reason": ?\{'), re.compile(rb"\[DONE\]")),
+    "replicate": (re.compile(rb"event: ?done"), re.compile(rb"event: ?done")),
+}
+"""By dialect, where its first finish mark and its terminator begin; `OPENAI_END_MARKS` serve all others."""
+END_MARKS["triton-accumulated"] = END_MARKS["triton"]
 
 
 @dataclass
@@ -46,16 +76,36 @@ class Summary:
             into[index] = into.get(index, "") + text
 
 
-def read(name: str, pieces: Iterable[bytes]) -> tuple[list[Event], Dialect]:
+def framing_in(name: str, body: bytes) -> str:
+    """The framing that a body of dialect ``name`` is in: its commonest one, unless it is plain JSON."""
+    framings = DIALECTS[name].framings
+    is_json = "json-array" in framings and body.lstrip().startswith((b"[", b"{"))
+    return "json-array" if is_json else framings[0]
+
+
+def read(name: str, pieces: Iterable[bytes], framing_name: str = "") -> tuple[list[Event], Dialect]:
     """Every event of a body that came in ``pieces`` and ended, and the dialect that read it."""
     dialect = DIALECTS[name]()
-    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
+    framing = make_framing(framing_name or DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
     events: list[Event] = []
     for piece in pieces:
         events += decode_all(dialect, framing.feed(piece))
     events += decode_all(dialect, framing.flush())
     events += dialect.finish()
     return events, dialect
+
+
+def handmade_streams() -> list[tuple[str, Path]]:
+    """The dialect and file of every handmade stream of a known language; a dialect's lie in the folder of its name."""
+    names = [name for name in DIALECTS if name != "raw" and not name.startswith("opaque-")]
+    return [(name, path) for name in names for path in sorted((FIXTURES / name).glob("*"))]
+
+
+def body_of(name: str, path: Path) -> bytes:
+    """A stream's body, its SSE framing put back where the recording lacks it."""
+    body = path.read_bytes()
+    is_stripped = path.suffix == ".ndjson" and "sse" in DIALECTS[name].framings
+    return FRAMED_AGAIN.get(name, as_sse)(body.splitlines()) if is_stripped else body
 
 
 def error_frame(name: str, failure: Failure, framing: str = "") -> bytes:
@@ -105,6 +155,11 @@ def only_start_first(events: Sequence[Event]) -> bool:
     return [isinstance(event, Start) for event in events] == [True] + [False] * (len(events) - 1)
 
 
+def as_crlf_sse(payloads: Iterable[bytes]) -> bytes:
+    """The same from a server that ends its lines with CRLF and marks no end."""
+    return b"".join(b"data: " + line + b"\r\n\r\n" for line in payloads if line.strip())
+
+
 def as_sse(payloads: Iterable[bytes]) -> bytes:
     """Payload lines as the SSE body they were recorded from."""
     return b"".join(b"data: " + line + b"\n\n" for line in payloads if line.strip()) + b"data: [DONE]\n\n"
@@ -115,6 +170,20 @@ def as_named_sse(payloads: Iterable[bytes]) -> bytes:
     lines = [line for line in payloads if line.strip()]
     names = [msgspec.json.decode(line)["type"].encode() for line in lines]
     return b"".join(b"event: " + name + b"\ndata: " + line + b"\n\n" for name, line in zip(names, lines, strict=True))
+
+
+def as_named_sse_with_done(payloads: Iterable[bytes]) -> bytes:
+    """The same, with OpenAI's end mark behind it."""
+    return as_named_sse(payloads) + b"data: [DONE]\n\n"
+
+
+FRAMED_AGAIN: dict[str, Callable[[Iterable[bytes]], bytes]] = {
+    "openai-responses": as_named_sse,
+    "gemini": as_crlf_sse,
+    "gemini-interactions": as_crlf_sse,
+    "cohere": as_named_sse_with_done,
+}
+"""By dialect, how payloads that were recorded one a line become the body they were; `as_sse` serves all others."""
 
 
 def openai_chunk(delta: Any = None, finish: Any = None, *, index: Any = 0, **extra: Any) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sidecar.settings import Address
 from tests.app_support import CHAT, MESSAGES, OLLAMA_CHAT, answering, stream
-from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
+from tests.dialect_reading import body_of, framing_in
+from tests.official_bedrock import MODEL
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI
 
 PATHS = {
     "openai-chat": CHAT,
@@ -20,6 +23,22 @@ PATHS = {
     "anthropic": MESSAGES,
     "ollama-chat": OLLAMA_CHAT,
     "ollama-generate": "/api/generate",
+    "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
+    "gemini-interactions": "/v1beta/interactions",
+    "bedrock-converse": f"/model/{quote(MODEL, safe='')}/converse-stream",
+    "bedrock-invoke": f"/model/{quote(MODEL, safe='')}/invoke-with-response-stream",
+    "cohere": "/v2/chat",
+    "triton": "/v2/models/m/generate_stream",
+    "tgi": "/generate_stream",
+    "llamacpp": "/completion",
+    "sglang": "/generate",
+    "replicate": "/v1/streams/abc",
+}
+CONTENT_TYPES = {
+    "sse": "text/event-stream",
+    "ndjson": "application/x-ndjson",
+    "json-array": "application/json; charset=UTF-8",
+    "aws-event-stream": "application/vnd.amazon.eventstream",
 }
 
 
@@ -37,7 +56,7 @@ class Recording:
 
     @property
     def content_type(self) -> str:
-        return "application/x-ndjson" if self.dialect.startswith("ollama") else "text/event-stream"
+        return CONTENT_TYPES[framing_in(self.dialect, self.body)]
 
     def answer(self, cuts: Sequence[int] = ()) -> list[bytes]:
         """The HTTP answer, its body in chunks between ``cuts``."""
@@ -51,8 +70,8 @@ class Recording:
 
 
 def handmade() -> list[Recording]:
-    """The streams that come with the project."""
-    return [_recording(dialect, path) for dialect, path in HANDMADE]
+    """The streams that come with the project, of the dialects that a path tells."""
+    return [_recording(dialect, path) for dialect, path in HANDMADE if dialect in PATHS]
 
 
 def recorded(streams_dir: Path) -> list[Recording]:

@@ -31,8 +31,9 @@ FLOORS = {
         "stencil",
         "stream",
         "streams",
+        "withheld",
     },
-    "edges": {"secrets", "subscribers", "upstream"},
+    "edges": {"secrets", "signing", "subscribers", "upstream"},
     "doors": {"admin", "gateway"},
     "process": {"__main__", "app", "cli", "configuration", "demo", "simulator"},
 }
@@ -171,6 +172,16 @@ def test_the_floors_notice(module: str, source: str) -> None:
 )
 def test_the_floors_allow(module: str, source: str) -> None:
     assert list(import_faults(module, ast.parse(source))) == []
+
+
+def test_only_one_module_needs_the_extra() -> None:
+    users = {
+        module_name(file)
+        for file in FILES
+        for name in imported(ast.parse(file.read_text()))
+        if name.split(".")[0] in {"boto3", "botocore"}
+    }
+    assert users == {"sidecar.signing"}
 
 
 def test_the_design_page_names_what_exists() -> None:

@@ -15,6 +15,8 @@ from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS
 from sidecar.settings import (
     Address,
+    AwsKeySource,
+    AwsSigning,
     Cors,
     Credentials,
     Limits,
@@ -77,7 +79,10 @@ def test_the_reference_file_gives_every_setting() -> None:
     assert (vllm.timeouts, vllm.proxy, vllm.forwarded, vllm.eof) == (Timeouts(), None, False, "truncated")
     assert openai.tls == UpstreamTls("/etc/ssl/certs/ca-certificates.crt", server_name="api.openai.com")
     assert (openai.address, openai.authority, openai.proxy) == (Address("api.openai.com", 443), "api.openai.com", "")
-    chat, local, legacy = settings.routes
+    keys = AwsKeySource("", "default", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    signing = AwsSigning("eu-central-1", keys)
+    assert settings.upstreams["bedrock"].credentials == Credentials("replace", aws=signing)
+    chat, local, _, legacy = settings.routes
     headers = (("X-Env", "live"),)
     match = Match("/v1/chat/completions", "gpt-*", "*.internal.example.com", headers)
     assert chat == Route("chat", ("vllm", "openai"), match)
@@ -208,6 +213,26 @@ def test_what_is_no_configuration_is_explained(text: str | bytes, path: str, mes
         ("credentials: {file: relative}", "upstreams.up.credentials.file", "absolute path"),
         ("credentials: {env: A, header: Host}", "upstreams.up.credentials.header", "cannot carry"),
         ("credentials: {env: A, when: never}", "upstreams.up.credentials.when", "always, if_missing"),
+        ("credentials: {aws: x}", "upstreams.up.credentials.aws", "must be keys and values"),
+        ("credentials: {aws: {region: eu-central-1}}", "upstreams.up.credentials.aws", "exactly one of file and env"),
+        ("credentials: {aws: {file: /k}}", "upstreams.up.credentials.aws.region", "the host of the url names none"),
+        ("credentials: {aws: {file: /k, region: Frankfurt}}", "upstreams.up.credentials.aws.region", "an AWS region"),
+        ("credentials: {aws: {file: k}}", "upstreams.up.credentials.aws.file", "absolute path"),
+        ("credentials: {aws: {file: /k, profile: '[x]'}}", "upstreams.up.credentials.aws.profile", "name of a profile"),
+        ("credentials: {aws: {file: /k, service: 'a b'}}", "upstreams.up.credentials.aws.service", "such as bedrock"),
+        ("credentials: {aws: {file: /k}, when: always}", "upstreams.up.credentials.when", "means nothing beside aws"),
+        ("credentials: {aws: {file: /k}, env: A}", "upstreams.up.credentials.env", "means nothing beside aws"),
+        ("credentials: {aws: {env: {}, profile: x}}", "upstreams.up.credentials.aws.profile", "nothing without file"),
+        (
+            "credentials: {aws: {env: {access_key_id: A}}}",
+            "upstreams.up.credentials.aws.env.secret_access_key",
+            "is missing",
+        ),
+        (
+            "credentials: {aws: {env: {access_key_id: AKIAIOSFODNN7EXAMPLE, secret_access_key: B}}}",
+            "upstreams.up.credentials.aws.env.access_key_id",
+            "looks like a key id",
+        ),
     ],
 )
 def test_upstream_problems(text: str, path: str, message: str) -> None:
@@ -334,6 +359,12 @@ SECRET = "sk-N0T4Real5ecret"
         with_upstream(f"credentials: {{env: A, prefix: Bearer {SECRET}}}"),
         with_upstream(f"credentials: {{env: A, when: {SECRET}}}"),
         with_upstream(f"credentials: [{SECRET}]"),
+        with_upstream(f"credentials: {{aws: {SECRET}}}"),
+        with_upstream(f"credentials: {{aws: {{secret_access_key: {SECRET}}}}}"),
+        with_upstream(f"credentials: {{aws: {{file: {SECRET}, region: {SECRET}, service: {SECRET}}}}}"),
+        with_upstream(f"credentials: {{aws: {{file: /k, profile: '[{SECRET}'}}}}"),
+        with_upstream(f"credentials: {{aws: {{env: {SECRET}}}}}"),
+        with_upstream(f"credentials: {{aws: {{env: {{access_key_id: A, secret_access_key: {SECRET}}}}}}}"),
         *(
             with_upstream(f"headers: {{set: {{{name}: {SECRET}}}}}")
             for name in ("Authorization", "X-API-KEY", "api-key", "x-goog-api-key", "Cookie", "X-My-Token", "X-Plain")
@@ -379,6 +410,42 @@ def test_credentials_are_told_as_they_are_meant() -> None:
     }
     read_back = {text: read(with_upstream(f"credentials: {text}")).upstreams["up"].credentials for text in texts}
     assert read_back == texts
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1"),
+        ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+        ("vpce-0a1b-2c.bedrock-runtime.ap-southeast-2.vpce.amazonaws.com", "ap-southeast-2"),
+        ("bedrock-runtime.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("bedrock-mantle.us-east-1.api.aws", "us-east-1"),
+        ("bedrock-runtime.amazonaws.com", ""),
+        ("eu-central-1.example.com", ""),
+        ("bedrock-runtime.eu-central-1.amazonaws.com.example.com", ""),
+    ],
+)
+def test_the_region_is_the_hosts_unless_it_is_said(host: str, region: str) -> None:
+    text = with_upstream("credentials: {aws: {file: /k, profile: p}}", url=f"https://{host}")
+    if region:
+        aws = read(text).upstreams["up"].credentials.aws
+        assert aws == AwsSigning(region, AwsKeySource("/k", "p"), "bedrock")
+    else:
+        assert list(refused(text)) == ["upstreams.up.credentials.aws.region"]
+    said = with_upstream("credentials: {aws: {file: /k, region: xx-test-1, service: s}}", url=f"https://{host}")
+    assert read(said).upstreams["up"].credentials.aws == AwsSigning("xx-test-1", AwsKeySource("/k"), "s")
+
+
+def test_a_problem_of_aws_has_its_path_and_line() -> None:
+    text = "upstreams:\n  up:\n    url: http://h\n    credentials:\n      aws:\n        file: /k\n        regoin: x\n"
+    shown = load(text, source="c.yaml", environ={}).render_problems()
+    assert "c.yaml:7: upstreams.up.credentials.aws.regoin: unknown key; did you mean region?" in shown
+    assert "c.yaml:5: upstreams.up.credentials.aws.region: is missing" in shown
+
+
+def test_signing_is_described_by_where_its_keys_are() -> None:
+    text = with_upstream("credentials: {aws: {file: /k, region: eu-central-1}}")
+    assert "signed for AWS bedrock in eu-central-1 with profile default of file /k" in describe(read(text))
 
 
 def test_unset_credentials_pass_the_clients_own_only_to_an_upstream_that_stands_alone() -> None:
@@ -455,6 +522,7 @@ INJECTED = "credentials: {env: KEY}"
         (with_upstream("tls: {ca_file: /no/such}", url="https://h"), ["upstreams.up.tls.ca_file"]),
         (with_upstream("credentials: {env: UNSET}"), ["upstreams.up.credentials"]),
         (with_upstream("credentials: {file: /no/such}"), ["upstreams.up.credentials"]),
+        (with_upstream("credentials: {aws: {file: /no/such, region: eu-central-1}}"), ["upstreams.up.credentials.aws"]),
         (with_upstream("timeouts: {idle: 1h, total: 1m, first_token: 1m}"), ["upstreams.up.timeouts.idle"]),
         (with_route("\n  - {name: s, match: {path: /x}, upstreams: [up]}"), ["routes[1]"]),
         ("max_buffered: 1KiB\n" + with_route("format: native"), ["routes[0].limits.buffer"]),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.dialects import DIALECTS, make_dialect
-from sidecar.dialects.recognition import Spoken, detect, streams_by_target
+from sidecar.dialects.recognition import Spoken, detect, dialect_of, streams_by_target
 from sidecar.errors import Failure
-from sidecar.events import Extension, Frame, Start, Token
-from sidecar.framing import FRAMINGS, framing_of
-from tests.dialect_reading import error_frame, only_start_first, read
+from sidecar.events import Extension, Frame, Start, Token, UpstreamError
+from sidecar.framing import FRAMINGS, framing_of, make_framing
+from tests import aws_messages as aws
+from tests.dialect_reading import MAX_FRAME_BYTES, error_frame, framing_in, handmade_streams, only_start_first, read
 
 
 def test_raw_text_joins_characters_cut_in_two() -> None:
@@ -51,7 +53,7 @@ def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, ex
 
 def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
     completing = {name for name, kind in DIALECTS.items() if kind().completes_on_clean_end}
-    assert completing == {"raw", "opaque-sse", "opaque-ndjson"}
+    assert completing == {"raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"}
     assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
     assert {framing for kind in DIALECTS.values() for framing in kind.framings} == set(FRAMINGS)
 
@@ -62,13 +64,17 @@ def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
         ("raw", b""),
         ("opaque-sse", b'event: error\ndata: {"error":{"message":"m","code":"internal"}}\n\n'),
         ("opaque-ndjson", b'{"error":{"message":"m","code":"internal"}}\n'),
+        ("opaque-aws-event-stream", aws.error("internal", "m")),
+        ("bedrock-converse", aws.exception("internalServerException", {"message": "m"})),
+        ("bedrock-invoke", aws.exception("internalServerException", {"message": "m"})),
     ],
 )
 def test_error_frames(name: str, frame: bytes) -> None:
     assert error_frame(name, Failure("internal", "m")) == frame
 
 
-SSE, NDJSON = "text/event-stream", "application/x-ndjson"
+SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json; charset=UTF-8"
+AWS = aws.EVENT_STREAM
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,6 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
         ("/beta/completions", SSE, "openai-completions"),
         ("/openai/deployments/d/completions?api-version=1", SSE, "openai-completions"),
         ("/openai/v1/completions/", SSE, "openai-completions"),
-        ("/completion", SSE, "opaque-sse"),
         ("/v1/responses", SSE, "openai-responses"),
         ("/openai/responses?api-version=1", SSE, "openai-responses"),
         ("/openai/v1/responses", SSE, "openai-responses"),
@@ -94,11 +99,40 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
         ("/v1/responses/resp_1", "application/json", None),
         ("/v1/responses/resp_1/input_items", SSE, "opaque-sse"),
         ("/other?x=/v1/messages", SSE, "opaque-sse"),
+        ("/v2/chat", SSE, "cohere"),
+        ("/v2/models/m/generate_stream", SSE, "triton"),
+        ("/v2/models/m/versions/1/generate_stream", SSE, "triton"),
+        ("/generate_stream", SSE, "tgi"),
+        ("/models/tgi/generate_stream", SSE, "tgi"),
+        ("/completion", SSE, "llamacpp"),
+        ("/infill", SSE, "llamacpp"),
+        ("/generate", SSE, "sglang"),
+        ("/generate", "application/json", None),
+        ("/v1/streams/abc123", SSE, "replicate"),
+        ("/v1/streams/abc/123", SSE, "opaque-sse"),
+        ("/v2/models/m/infer", SSE, "opaque-sse"),
         ("/api/chat", NDJSON, "ollama-chat"),
         ("/ollama/api/generate", "application/ndjson", "ollama-generate"),
         ("/v1/chat", "application/stream+json", "opaque-ndjson"),
         ("/x", "application/jsonl", "opaque-ndjson"),
         ("/x", "text/plain; charset=utf-8", "raw"),
+        ("/v1beta/models/g:streamGenerateContent?alt=sse", SSE, "gemini"),
+        ("/v1beta/models/g:streamGenerateContent", JSON, "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent", JSON, "gemini"),
+        ("/v1beta/models/g:generateContent", JSON, None),
+        ("/v1beta/openai/chat/completions", SSE, "openai-chat"),
+        ("/v1beta/interactions", SSE, "gemini-interactions"),
+        ("/v1beta/interactions/v1_abc?stream=true&last_event_id=e3", SSE, "gemini-interactions"),
+        ("/v1beta/interactions/v1_abc/cancel", SSE, "opaque-sse"),
+        ("/v1beta/interactions", JSON, None),
+        ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", SSE, "anthropic"),
+        ("/model/anthropic.claude-3:0/converse-stream", AWS, "bedrock-converse"),
+        ("/model/arn:aws:bedrock:us-east-1:1:inference-profile%2Fx/converse-stream", AWS, "bedrock-converse"),
+        ("/aws/model/meta.llama3-1:0/invoke-with-response-stream", AWS, "bedrock-invoke"),
+        ("/model/m/converse", AWS, "opaque-aws-event-stream"),
+        ("/model/m/n/converse-stream", AWS, "opaque-aws-event-stream"),
+        ("/model/m/converse-stream", SSE, "opaque-sse"),
+        ("/model/m/converse-stream", "application/json", None),
         ("/v1/chat/completions", "application/json", None),
         ("/v1/chat/completions", "text/html", None),
         ("/v1/chat/completions", "", None),
@@ -117,11 +151,64 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
     assert detect("/anything", content_type, "anthropic") == (found and Spoken(found, "sse"))
 
 
+@pytest.mark.parametrize(
+    ("path", "configured", "content_type", "dialect"),
+    [
+        ("/v1beta/openai/chat/completions", "gemini", SSE, "openai-chat"),
+        ("/v1beta/interactions", "gemini", SSE, "gemini-interactions"),
+        ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "gemini", SSE, "anthropic"),
+        ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
+        ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
+        ("/proxy/generate", "gemini", SSE, "gemini"),
+        ("/proxy/generate", "openai-chat", SSE, "sglang"),
+        ("/completion", "bedrock-converse", aws.EVENT_STREAM, "bedrock-converse"),
+        ("/v2/chat", "gemini", SSE, "cohere"),
+    ],
+)
+def test_what_one_server_answers_beside_a_configured_dialect(
+    path: str, configured: str, content_type: str, dialect: str
+) -> None:
+    spoken = detect(path, content_type, configured)
+    assert spoken is not None
+    assert (spoken.dialect, spoken.is_certain) == (dialect, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "framing"),
+    [
+        ("/v1beta/models/g:streamGenerateContent", JSON, "json-array"),
+        ("/v1beta/models/g:streamGenerateContent", SSE, "sse"),
+        ("/v1beta/models/g:streamGenerateContent", NDJSON, "sse"),
+        ("/v1beta/models/g:generateContent", JSON, None),
+        ("/v1beta/models/g:generateContent", SSE, "sse"),
+        ("/v1beta/interactions", JSON, None),
+    ],
+)
+def test_plain_json_is_a_stream_only_where_the_path_says_so(path: str, content_type: str, framing: str | None) -> None:
+    spoken = detect(path, content_type, "gemini")
+    assert spoken == (framing and Spoken("gemini", framing))
+
+
+@pytest.mark.parametrize(
+    ("path", "configured", "known"),
+    [
+        ("/v1/chat/completions", "auto", "openai-chat"),
+        ("/v1/messages?beta=true", "openai-chat", "anthropic"),
+        ("/v1beta/models/g:streamGenerateContent", "auto", "gemini"),
+        ("/anything", "anthropic", "anthropic"),
+        ("/anything", "auto", None),
+    ],
+)
+def test_what_a_stream_request_should_be_answered_in(path: str, configured: str, known: str | None) -> None:
+    assert dialect_of(path, configured) == known
+
+
 def test_only_framed_types_are_streams_by_themselves() -> None:
     assert framing_of("text/event-stream; charset=utf-8") == "sse"
     assert framing_of("APPLICATION/X-NDJSON") == "ndjson"
     assert framing_of("text/plain") == "raw"
-    assert framing_of("application/json") is None
+    assert framing_of("application/json") == "json-array"  # only behind a path whose dialect is spoken so
+    assert framing_of("text/html") is None
 
 
 @pytest.mark.parametrize(
@@ -152,6 +239,22 @@ FIRST_FRAMES = [
     ("sse", b'{"type":"keepalive","sequence_number":0}', "openai-responses"),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
     ("sse", b'{"type":"ping"}', "anthropic"),
+    ("sse", b'{"type":"vertex_event"}', "anthropic"),
+    ("sse", b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]}}]}', "gemini"),
+    ("sse", b'{"candidates":[{"finishReason":"SAFETY"}],"usageMetadata":{}}', "gemini"),
+    ("sse", b'{"event_type":"interaction.created","interaction":{"id":"v1"}}', "gemini-interactions"),
+    ("sse", b'{"event_type":"step.delta","index":0,"delta":{"type":"text","text":"a"}}', "gemini-interactions"),
+    ("sse", b'{"event_type":"text-generation","text":"a"}', None),
+    ("sse", b'{"candidates":["a"]}', None),
+    ("sse", b'{"type":"message-start","id":"m","delta":{}}', "cohere"),
+    ("sse", b'{"token":{"id":1,"text":"a","logprob":0,"special":false},"generated_text":null}', "tgi"),
+    ("sse", b'{"error":"too long","error_type":"validation"}', "tgi"),
+    ("sse", b'{"model_name":"m","model_version":"1","text_output":"a"}', "triton"),
+    ("sse", b'{"index":0,"content":"a","stop":false,"id_slot":0,"tokens_predicted":1}', "llamacpp"),
+    ("sse", b'{"text":"a","meta_info":{"id":"r","finish_reason":null}}', "sglang"),
+    ("sse", b'{"error":"words"}', None),
+    ("sse", b'{"content":"a","stop":false}', None),
+    ("sse", b'{"text":"a"}', None),
     ("ndjson", b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}', "ollama-chat"),
     ("ndjson", b'{"model":"m","response":"a","done":false}', "ollama-generate"),
     ("sse", b'{"type":"x"}', None),
@@ -171,3 +274,47 @@ def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: by
     assert undecided.completes_on_clean_end == known.completes_on_clean_end
     assert undecided.plain_start == known.plain_start
     assert undecided.has_terminator == known.has_terminator
+    assert undecided.tolerates_partial_frame == known.tolerates_partial_frame
+
+
+@pytest.mark.parametrize(("name", "path"), handmade_streams(), ids=lambda part: getattr(part, "stem", part))
+def test_no_dialect_claims_anothers_first_frame(name: str, path: Path) -> None:
+    body = path.read_bytes()
+    framing = make_framing(framing_in(name, body), MAX_FRAME_BYTES, strict=True)
+    frames = [*framing.feed(body), *framing.flush()]
+    first = next(frame for frame in frames if frame.data)
+    claimed = [other for other, kind in DIALECTS.items() if framing.name in kind.framings and kind.recognises(first)]
+    assert claimed in ([], [name.removesuffix("-accumulated")])
+
+
+@pytest.mark.parametrize(
+    ("path", "does"),
+    [
+        ("/generate_stream", True),
+        ("/v2/models/m/generate_stream", True),
+        ("/v1/streams/a", True),
+        ("/v2/chat", False),
+        ("/completion", False),
+        ("/generate", False),
+    ],
+)
+def test_what_streams_unasked(path: str, does: bool) -> None:
+    assert streams_by_target(path, "") == does
+
+
+def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
+    assert detect("/completion", SSE, "openai-chat") == Spoken("llamacpp", "sse")
+    assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
+    assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
+    assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")
+
+
+ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings and not name.startswith("opaque-")]
+
+
+@pytest.mark.parametrize("name", ERROR_EVENTS)
+@pytest.mark.parametrize("data", [b'{"message":"m"}', b'{"error":{"message":"m"}}', b"m"])
+def test_an_event_called_error_is_an_error_in_every_dialect(name: str, data: bytes) -> None:
+    events, _ = read(name, [b"event: error\ndata: " + data + b"\n\n"])
+    assert [type(event) for event in events] == [Start, UpstreamError]
+    assert [event.message for event in events if isinstance(event, UpstreamError)] == ["m"]

@@ -12,11 +12,28 @@ from hypothesis import strategies as st
 from sidecar.dialects import DIALECTS
 from sidecar.events import Event, Frame, Start
 from sidecar.framing import make_framing
-from tests.dialect_reading import MAX_FRAME_BYTES, only_start_first
+from tests.dialect_reading import MAX_FRAME_BYTES, framing_in, only_start_first
 from tests.test_dialects_recordings import HANDMADE
 
 COUNTS = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-NAMES = st.sampled_from([None, b"message", b"error", b"ping", b"content_block_delta", b"\xff"])
+NAMES = st.sampled_from(
+    [
+        None,
+        b"message",
+        b"error",
+        b"ping",
+        b"content_block_delta",
+        b"\xff",
+        b"messageStart",
+        b"contentBlockStart",
+        b"contentBlockDelta",
+        b"messageStop",
+        b"metadata",
+        b"chunk",
+        b":exception x",
+        b":error x",
+    ]
+)
 
 WORDS = st.sampled_from(
     [
@@ -82,7 +99,6 @@ WORDS = st.sampled_from(
         "part",
         "status",
         "sequence_number",
-        "reasoning",
         "function_call",
         "web_search_call",
         "output_text",
@@ -96,6 +112,39 @@ WORDS = st.sampled_from(
         "response.function_call_arguments.done",
         "response.completed",
         "response.failed",
+        "candidates",
+        "parts",
+        "thought",
+        "thoughtSignature",
+        "functionCall",
+        "args",
+        "partialArgs",
+        "willContinue",
+        "jsonPath",
+        "stringValue",
+        "$.a[0]",
+        "inlineData",
+        "finishReason",
+        "usageMetadata",
+        "promptFeedback",
+        "blockReason",
+        "event_type",
+        "step.start",
+        "step.delta",
+        "interaction.completed",
+        "interaction",
+        "step",
+        "arguments_delta",
+        "contentBlockIndex",
+        "start",
+        "toolUse",
+        "toolUseId",
+        "input",
+        "reasoningContent",
+        "source",
+        "bytes",
+        "stopReason",
+        "inputTokens",
     ]
 )
 SCALARS = (
@@ -115,8 +164,9 @@ def _bodies() -> list[tuple[str, list[Frame]]]:
     """The frames of every handmade stream, with the dialect it is in."""
     bodies = []
     for name, path in HANDMADE:
-        framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-        frames = [*framing.feed(path.read_bytes()), *framing.flush()]
+        body = path.read_bytes()
+        framing = make_framing(framing_in(name, body), MAX_FRAME_BYTES, strict=True)
+        frames = [*framing.feed(body), *framing.flush()]
         bodies.append((name, [frame for frame in frames if frame.data is not None]))
     return bodies
 

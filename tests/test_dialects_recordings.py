@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +11,49 @@ from hypothesis import strategies as st
 
 from sidecar.dialects import DIALECTS
 from sidecar.framing import make_framing
-from tests.dialect_reading import MAX_FRAME_BYTES, Summary, as_named_sse, as_sse, only_start_first, read, summarise
+from tests.dialect_reading import (
+    END_MARKS,
+    MAX_FRAME_BYTES,
+    OPENAI_END_MARKS,
+    Summary,
+    body_of,
+    framing_in,
+    handmade_streams,
+    only_start_first,
+    read,
+    summarise,
+)
+from tests.official_bedrock import end_offsets_in_messages, narrow_to_bedrock_user, read_converse, read_invoke
+from tests.official_google import narrow_to_google_user, narrow_to_interactions_user, read_gemini, read_interactions
 from tests.official_openai import read_completions, read_responses
+from tests.official_others import (
+    narrow_to_hugging_face_user,
+    read_cohere,
+    read_llamacpp,
+    read_replicate,
+    read_sglang,
+    read_tgi,
+    read_triton,
+    read_triton_accumulated,
+)
 from tests.official_packages import read_anthropic, read_ollama_chat, read_ollama_generate, read_openai
 
-FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = {
     "openai-chat": ("openai-chat/*", "openai-compatible/*", "tgi/chat*"),
     "openai-completions": ("openai-completions/*",),
     "openai-responses": ("openai-responses/*", "synthetic/openai_responses*"),
     "anthropic": ("anthropic/*", "synthetic/anthropic*"),
     "ollama-chat": ("ollama/*", "synthetic/ollama*"),
+    "gemini": ("gemini/*",),
+    "gemini-interactions": ("gemini-interactions/*",),
+    "bedrock-converse": ("bedrock/converse*", "synthetic/bedrock_exception*", "synthetic/bedrock_unmodeled*"),
+    "bedrock-invoke": ("bedrock/invoke*",),
+    "cohere": ("cohere-v2/*_payloads.ndjson", "cohere-v2/*.sse", "synthetic/cohere*"),
+    "triton": ("synthetic/triton*", "synthetic/kserve*"),
+    "tgi": ("tgi/generate*", "synthetic/tgi_validation*"),
+    "llamacpp": ("synthetic/llamacpp_completion*",),
+    "sglang": ("synthetic/sglang_*generate*",),
+    "replicate": ("sse-parsing/replicate*",),
 }
 SYNTHETIC_OPENAI = (
     "azure_async_filter",
@@ -39,29 +70,7 @@ SYNTHETIC_OPENAI = (
 )
 MAX_CUTS = 100
 """Cuts tried in one body, evenly spread."""
-FINISH_MARK = re.compile(rb'"(?:finish_reason|stop_reason)": ?"\w|"done": ?true')
-TERMINATOR = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true')
-RESPONSE_END = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
-END_MARKS = {"openai-responses": (RESPONSE_END, RESPONSE_END)}
-"""By dialect, the words that finish a stream and those that terminate it, where they are not the two above."""
-FRAMED_AGAIN = {"openai-chat": as_sse, "openai-responses": as_named_sse}
-"""How payloads that were recorded one a line become the body they were."""
-
-
-def body_of(name: str, path: Path) -> bytes:
-    """A recorded stream's body, its framing put back where the recording lacks it."""
-    body = path.read_bytes()
-    return FRAMED_AGAIN[name](body.splitlines()) if name in FRAMED_AGAIN and path.suffix == ".ndjson" else body
-
-
-def _handmade() -> list[tuple[str, Path]]:
-    folders = [folder for folder in sorted(FIXTURES.iterdir()) if folder.name in DIALECTS]
-    chosen = [(folder.name, path) for folder in folders for path in sorted(folder.iterdir())]
-    ollama = sorted((FIXTURES / "ollama").iterdir())
-    return chosen + [("ollama-generate" if path.stem == "generate" else "ollama-chat", path) for path in ollama]
-
-
-HANDMADE = _handmade()
+HANDMADE = handmade_streams()
 
 
 def _recorded(streams_dir: Path) -> list[tuple[str, Path]]:
@@ -73,9 +82,10 @@ def _recorded(streams_dir: Path) -> list[tuple[str, Path]]:
 
 
 def _check_split_independence(name: str, body: bytes) -> None:
-    whole, _ = read(name, [body])
-    single, _ = read(name, [body[at : at + 1] for at in range(len(body))])
-    odd, _ = read(name, [body[at : at + 37] for at in range(0, len(body), 37)])
+    framing = framing_in(name, body)
+    whole, _ = read(name, [body], framing)
+    single, _ = read(name, [body[at : at + 1] for at in range(len(body))], framing)
+    odd, _ = read(name, [body[at : at + 37] for at in range(0, len(body), 37)], framing)
     assert whole == single == odd
     assert only_start_first(whole)
 
@@ -83,8 +93,8 @@ def _check_split_independence(name: str, body: bytes) -> None:
 def _check_cuts(name: str, body: bytes) -> None:
     """Fed byte by byte, a stream may call itself ended only once the bytes that say so have come."""
     dialect = DIALECTS[name]()
-    framing = make_framing(DIALECTS[name].framings[0], MAX_FRAME_BYTES, strict=True)
-    finish_at, terminator_at = _end_offsets(name, body)
+    framing = make_framing(framing_in(name, body), MAX_FRAME_BYTES, strict=True)
+    finish_at, terminator_at = end_offsets(name, body)
     for at in range(len(body)):
         for frame in framing.feed(body[at : at + 1]):
             if frame.data is not None:
@@ -95,21 +105,23 @@ def _check_cuts(name: str, body: bytes) -> None:
 
 def _check_cut_bodies(name: str, body: bytes) -> None:
     """Cut anywhere and closed, a stream is no more ended than the bytes it had."""
-    finish_at, terminator_at = _end_offsets(name, body)
+    finish_at, terminator_at = end_offsets(name, body)
     for cut in range(0, len(body), max(1, len(body) // MAX_CUTS)):
-        _, dialect = read(name, [body[:cut]])
+        _, dialect = read(name, [body[:cut]], framing_in(name, body))
         assert not dialect.is_finished or cut > finish_at
         assert not dialect.terminated or cut > terminator_at
 
 
-def _end_offsets(name: str, body: bytes) -> tuple[int, int]:
+def end_offsets(name: str, body: bytes) -> tuple[int, int]:
     """Where the first finish word and the terminator's word begin (the body's end where there is none)."""
-    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, (FINISH_MARK, TERMINATOR)))
+    if name.startswith("bedrock"):  # whose words are coded within its messages
+        return end_offsets_in_messages(body)
+    finish, terminator = (mark.search(body) for mark in END_MARKS.get(name, OPENAI_END_MARKS))
     return finish.start() if finish else len(body), terminator.start() if terminator else len(body)
 
 
 def _check_against_package(name: str, body: bytes) -> None:
-    events, _ = read(name, [body])
+    events, _ = read(name, [body], framing_in(name, body))
     ours, theirs = summarise(events), PACKAGES[name](body)
     if theirs.error is not None:
         # The package raises before it hands out what else the failing chunk held.
@@ -117,8 +129,8 @@ def _check_against_package(name: str, body: bytes) -> None:
         assert ours.text.get(0, "").startswith(theirs.text.get(0, ""))
         assert ours.reasoning == theirs.reasoning
         return
-    if name.startswith("ollama"):
-        _narrow_to_ollama_user(ours)
+    if name in NARROWED:
+        NARROWED[name](ours)
     ours.calls = _renumbered(ours)
     theirs.calls = _renumbered(theirs)
     assert ours == theirs
@@ -144,7 +156,27 @@ PACKAGES: dict[str, Callable[[bytes], Summary]] = {
     "anthropic": read_anthropic,
     "ollama-chat": read_ollama_chat,
     "ollama-generate": read_ollama_generate,
+    "gemini": read_gemini,
+    "gemini-interactions": read_interactions,
+    "bedrock-converse": read_converse,
+    "bedrock-invoke": read_invoke,
+    "cohere": read_cohere,
+    "triton": read_triton,
+    "triton-accumulated": read_triton_accumulated,
+    "tgi": read_tgi,
+    "llamacpp": read_llamacpp,
+    "sglang": read_sglang,
+    "replicate": read_replicate,
 }
+NARROWED: dict[str, Callable[[Summary], None]] = {
+    "ollama-chat": _narrow_to_ollama_user,
+    "ollama-generate": _narrow_to_ollama_user,
+    "gemini": narrow_to_google_user,
+    "gemini-interactions": narrow_to_interactions_user,
+    "bedrock-converse": narrow_to_bedrock_user,
+    "tgi": narrow_to_hugging_face_user,
+}
+"""Takes out of our summary what a package does not hand out."""
 CHECKS = [_check_split_independence, _check_cuts, _check_cut_bodies, _check_against_package]
 
 
@@ -169,6 +201,7 @@ def test_recorded_streams(check: Callable[[str, bytes], None], streams_dir: Path
 def test_any_split_gives_the_same_events(data: st.DataObject) -> None:
     name, path = data.draw(st.sampled_from(HANDMADE))
     body = body_of(name, path)
+    framing = framing_in(name, body)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(body)), max_size=20)))
     pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
-    assert read(name, [piece for piece in pieces if piece])[0] == read(name, [body])[0]
+    assert read(name, [piece for piece in pieces if piece], framing)[0] == read(name, [body], framing)[0]

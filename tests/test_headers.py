@@ -119,6 +119,7 @@ def test_if_missing_shows_theirs_or_ours_never_both() -> None:
     assert (path, headers[b"x-goog-api-key"], b"authorization" in headers) == ("/v1?token=x", THEIRS, False)
     path, headers = sent("if_missing", target="/v1?key=x")
     assert (path, b"authorization" in headers) == ("/v1?key=x", False)
+    assert sent("if_missing", (b"X-Amz-Date", THEIRS))[1][b"authorization"] == b"Bearer our-secret"
     headers = sent("if_missing", (b"Cookie", THEIRS))[1]
     assert (headers[b"authorization"], b"cookie" in headers) == (b"Bearer our-secret", False)
 

@@ -36,12 +36,14 @@ def test_every_third_party_import_is_declared_and_every_declaration_is_imported(
             elif isinstance(node, ast.ImportFrom) and node.module:
                 roots.add(node.module.split(".")[0])
     third_party = roots - sys.stdlib_module_names - {"sidecar"}
-    assert third_party == {IMPORTED_AS.get(name, name) for name in names(PROJECT["dependencies"])}
+    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["bedrock"])
+    assert third_party == {IMPORTED_AS.get(name, name) for name in declared}
 
 
 def test_every_dependency_is_accounted_for() -> None:
     page = (ROOT / "docs/dependencies.md").read_text()
-    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["dev"])
+    extras = PROJECT["optional-dependencies"]
+    declared = names(PROJECT["dependencies"]) | names(extras["bedrock"]) | names(extras["dev"])
     assert [name for name in sorted(declared) if name not in page] == []
 
 

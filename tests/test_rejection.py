@@ -20,6 +20,7 @@ SHAPES: list[tuple[Any, str, str]] = [
     ({"error": "m"}, "m", ""),
     ({"error": "m", "error_type": "validation"}, "m", "validation"),
     ({"message": "m"}, "m", ""),
+    ({"Message": "m"}, "m", ""),
     ({"object": "error", "message": "m", "type": "t", "code": 40}, "m", "40"),
     ({"detail": [{"msg": "x"}]}, "the upstream answered with status 422", ""),
     ("just a string", "the upstream answered with status 422", ""),
@@ -41,6 +42,13 @@ def test_what_is_no_json_is_its_text(body: bytes, native: str | None) -> None:
     failure = rejection(502, body, "7")
     assert (failure.native, failure.retryable, failure.retry_after) == (native, True, "7")
     assert failure.message == "the upstream answered with status 502"
+
+
+def test_aws_names_its_exceptions_in_a_header() -> None:
+    link = "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/"
+    failure = rejection(429, b'{"message":"slow down"}', error_type=link)
+    assert (failure.message, failure.provider_code, failure.retryable) == ("slow down", "ThrottlingException", True)
+    assert rejection(429, b'{"error":{"message":"m","code":"c"}}', error_type=link).provider_code == "c"
 
 
 def test_recorded_answers(streams_dir: Path) -> None:

@@ -22,10 +22,11 @@ from sidecar.framing.inflate import Inflater
 from sidecar.log import Log
 from sidecar.relay import Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.session import Session, UpstreamState
+from tests.aws_messages import event
 from tests.core_support import DONE, RESET, Client, chunk, typed_events
-from tests.dialect_reading import error_frame
+from tests.dialect_reading import body_of, error_frame, framing_in
 from tests.framing_feeds import random_split
-from tests.test_dialects_recordings import END_MARKS, HANDMADE, RECORDED, SYNTHETIC_OPENAI, body_of
+from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, end_offsets
 
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
 CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
@@ -35,32 +36,43 @@ SIDECAR_EVERY_CUT=1 to make them."""
 CUT_SHARDS = 8
 """The cuts of every recording are dealt out to so many tests, which run side by side."""
 
-WHOLE_MARK = re.compile(rb'\[DONE\]|"message_stop"|"done": ?true|"(?:finish_reason|stop_reason)": ?"\w')
 TIMES = re.compile(rb'"(?:ttft|duration)_ms":[^,}]+')
 
 
 class Line:
     """A relay and everything around it."""
 
-    def __init__(self, dialect: str, format_name: str = "typed", *, max_frame: int = 1 << 20, **options: Any) -> None:
+    def __init__(
+        self,
+        dialect: str,
+        format_name: str = "typed",
+        *,
+        max_frame: int = 1 << 20,
+        framing_name: str = "",
+        **options: Any,
+    ) -> None:
         self.client = Client()
         self.client.start(b"head", is_chunked=True)
         self.session = Session(0.0)
         self.session.upstream = UpstreamState.WAITING
         self.dialect = DIALECTS[dialect]()
-        framing = make_framing(DIALECTS[dialect].framings[0], max_frame, strict=format_name == "typed")
+        name = framing_name or DIALECTS[dialect].framings[0]
+        framing = make_framing(name, max_frame, strict=format_name == "typed")
         encoder: Any = (
             TypedFormat("s", "all", "llm", "m", 1)
             if format_name == "typed"
-            else NativeFormat(lambda failure: error_frame(dialect, failure), framing.joint)
+            else NativeFormat(lambda failure: error_frame(dialect, failure, name), framing.joint)
         )
         kind = CompressedRelay if "inflater" in options else Relay
         self.relay = kind(framing, self.dialect, encoder, self.session, Log(self.client), **options)
 
     def run(self, pieces: Iterable[bytes], failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
         """The whole body and its end; the outcome, its failure and all the client was sent."""
-        for piece in pieces:
-            self.relay.feed(piece, 1.0)
+        try:
+            for piece in pieces:
+                self.relay.feed(piece, 1.0)
+        except Failure as own:  # the stream drops the upstream then
+            failure = own
         return self.finish(failure)
 
     def finish(self, failure: Failure | None = None) -> tuple[Outcome, Failure | None, bytes]:
@@ -129,7 +141,7 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
     assert [name for name, _ in typed_events(sent)][-2:] == ["error", "done"]
 
 
-@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson"])
+@pytest.mark.parametrize("dialect", ["raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"])
 @pytest.mark.parametrize(
     ("proves_end", "failure", "expected"),
     [(True, None, None), (False, None, "upstream_truncated"), (True, RESET, "upstream_reset")],
@@ -137,8 +149,41 @@ def test_an_error_said_in_the_stream_outranks_how_it_ended(end: bytes, failure: 
 def test_streams_without_marks_complete_where_their_body_proves_its_end(
     dialect: str, proves_end: bool, failure: Failure | None, expected: str | None
 ) -> None:
-    body = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}[dialect]
+    bodies = {"raw": b"words", "opaque-sse": b"data: 1\n\n", "opaque-ndjson": b"1\n"}
+    body = bodies.get(dialect, event("x", b"1"))
     assert ending(dialect, body, failure, proves_end=proves_end)[1] == expected
+
+
+GEMINI_CHUNK = b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]}%b}]}\r\n\r\n'
+GEMINI_END = GEMINI_CHUNK % b',"finishReason":"STOP"'
+
+
+@pytest.mark.parametrize(
+    ("body", "failure", "code"),
+    [
+        (GEMINI_CHUNK % b"" + GEMINI_END, None, None),
+        (GEMINI_CHUNK % b"" + GEMINI_END, RESET, None),
+        (GEMINI_CHUNK % b"" + GEMINI_END + b"data: {", None, "upstream_truncated"),
+        (GEMINI_CHUNK % b"" + GEMINI_END + b"data: {", RESET, "upstream_reset"),
+        (GEMINI_CHUNK % b"", None, "upstream_truncated"),
+    ],
+)
+def test_without_a_terminator_the_finish_marks_end_a_stream(
+    body: bytes, failure: Failure | None, code: str | None
+) -> None:
+    outcome, said, done = ending("gemini", body, failure)
+    assert (outcome is Outcome.COMPLETED, said) == (code is None, code)
+    assert "warnings" not in done
+
+
+@pytest.mark.parametrize(
+    ("proves_end", "failure", "code"),
+    [(True, None, None), (False, None, "upstream_truncated"), (True, RESET, "upstream_reset")],
+)
+def test_finish_marks_that_content_followed_leave_it_to_the_body(
+    proves_end: bool, failure: Failure | None, code: str | None
+) -> None:
+    assert ending("gemini", GEMINI_END * 3, failure, proves_end=proves_end)[1] == code
 
 
 def test_marks_count_whatever_ends_the_body() -> None:
@@ -280,27 +325,36 @@ def check_splits(dialect: str, body: bytes) -> None:
         ]
         ends = []
         for pieces in splits:
-            outcome, said, sent = Line(dialect, format_name).run(pieces)
+            outcome, said, sent = Line(dialect, format_name, framing_name=framing_in(dialect, body)).run(pieces)
             ends.append((outcome, code_of(said), TIMES.sub(b"", sent)))
         assert ends == ends[:1] * len(ends)
 
 
 def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> None:
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
-    mark = END_MARKS.get(dialect, (WHOLE_MARK,))[0].search(body)
-    whole_from = mark.start() if mark else len(body)
+    framing = framing_in(dialect, body)
+    whole_from = min(end_offsets(dialect, body))
     step = next(every for below, every in CUT_EVERY if len(body) < below)
     for cut in range(shard * step, len(body), shards * step):
         # Any split gives the same, so the cheapest will do.
-        line = Line(dialect)
+        line = Line(dialect, framing_name=framing)
         outcome, said, sent = line.run([body[:cut]] if cut else [])
         names = re.findall(rb"^event: (\w+)$", sent, re.MULTILINE)
         assert names.count(b"done") == names.count(b"start") == 1
         assert (names[0], names[-1]) == (b"start", b"done")
         if outcome is Outcome.COMPLETED:
-            assert cut > whole_from
-            assert line.dialect.terminated or line.session.warnings == ("terminator_missing",)
             assert said is None
+            if line.dialect.completes_on_clean_end:
+                # Nothing but the end of the HTTP body says so: it has to be a proven one, and lie between two frames.
+                assert body[:cut].endswith(b"\n\n") or body[:cut].rstrip(b"\r\n").endswith((b"}", b"]"))
+                again = Line(dialect, framing_name=framing)
+                assert code_of(again.run([body[:cut]], RESET)[1]) == "upstream_reset"
+                unproven = Line(dialect, framing_name=framing, proves_end=False)
+                assert code_of(unproven.run([body[:cut]])[1]) == "upstream_truncated"
+            else:
+                assert cut > whole_from
+                has_warned = line.session.warnings == ("terminator_missing",)
+                assert line.dialect.terminated or has_warned or not line.dialect.has_terminator
         else:
             assert code_of(said) in {"upstream_truncated", "upstream_error"}
 

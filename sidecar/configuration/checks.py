@@ -9,13 +9,14 @@ import os
 from typing import TYPE_CHECKING
 
 from sidecar.routing import covers
-from sidecar.secrets import Secret, SecretUnreadableError
+from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
+from sidecar.signing import MISSING, can_sign
 from sidecar.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from sidecar.settings import SecretSource, Settings, Upstream
+    from sidecar.settings import AwsSigning, SecretSource, Settings, Upstream
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -29,7 +30,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
 
 
 def _injects(upstream: Upstream) -> bool:
-    return upstream.credentials.secret is not None
+    return upstream.credentials.are_ours
 
 
 def _exposure(settings: Settings) -> Iterator[str]:
@@ -54,6 +55,8 @@ def _unreadable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]
     for name, upstream in settings.upstreams.items():
         secrets.append((f"upstreams.{name}.credentials", upstream.credentials.secret))
         files.append((f"upstreams.{name}.tls.ca_file", upstream.tls.ca_file))
+        if upstream.credentials.aws is not None:
+            yield from _unsignable(f"upstreams.{name}.credentials.aws", upstream.credentials.aws, environ)
     for path, source in secrets:
         trouble = _secret_trouble(source, environ) if source else ""
         if trouble:
@@ -63,9 +66,21 @@ def _unreadable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]
             yield f"{path}: {file} cannot be read from here"
 
 
+def _unsignable(path: str, signing: AwsSigning, environ: Mapping[str, str]) -> Iterator[str]:
+    if not can_sign():
+        yield f"{path}: {MISSING}"
+    trouble = _trouble(lambda: AwsKeys(signing.keys, environ).read())
+    if trouble:
+        yield f"{path}: {trouble}"
+
+
 def _secret_trouble(source: SecretSource, environ: Mapping[str, str]) -> str:
+    return _trouble(lambda: Secret(source, environ).read())
+
+
+def _trouble(read: Callable[[], object]) -> str:
     try:
-        Secret(source, environ).read()
+        read()
     except SecretUnreadableError as error:
         return str(error)
     return ""

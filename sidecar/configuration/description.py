@@ -62,6 +62,8 @@ def _upstream_line(upstream: Upstream) -> str:
 
 def _credentials(upstream: Upstream) -> str:
     credentials = upstream.credentials
+    if (aws := credentials.aws) is not None:
+        return f"signed for AWS {aws.service} in {aws.region} with {aws.keys}"
     if credentials.secret is None:
         return "the client's own credentials" if credentials.policy == "client" else "no credentials"
     when = " if the client sends none" if credentials.policy == "if_missing" else ""

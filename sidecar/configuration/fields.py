@@ -22,7 +22,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BOOLEANS: Final = {"true": True, "false": False}
-_SECRET_KEYS: Final = frozenset({"value", "secret", "token", "password", "api_key", "apikey", "key", "literal"})
+_SECRET_KEYS: Final = frozenset(
+    {
+        "value",
+        "secret",
+        "token",
+        "password",
+        "api_key",
+        "apikey",
+        "key",
+        "literal",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+    }
+)
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}")
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sidecar.configuration.addresses import parse_address, parse_origin, parse_upstream_url
 from sidecar.configuration.checks import warnings_of
+from sidecar.configuration.credentials import read_secret_source
 from sidecar.configuration.fields import NOT_IN_THE_FILE, Section
 from sidecar.configuration.problems import Loaded, Problems
 from sidecar.configuration.routes import read_routes
-from sidecar.configuration.upstreams import UpstreamDraft, read_secret_source, read_upstreams
+from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS

@@ -1,7 +1,7 @@
 """The ``upstreams`` section.
 
-Owns its meaning, above all that no secret stands in it. Must not know routes: a policy that depends on them is left
-open here (None) and settled in `reading`.
+Owns its meaning but that of ``credentials``. Must not know routes: a policy that depends on them is left open here
+(None) and settled in `reading`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sidecar.configuration.addresses import UpstreamUrl, parse_proxy, parse_upstream_url
-from sidecar.configuration.fields import NOT_IN_THE_FILE, Section, header_name, header_value
-from sidecar.configuration.yaml_tree import Scalar
+from sidecar.configuration.credentials import read_credentials
+from sidecar.configuration.fields import Section, header_name, header_value
 from sidecar.headers import CREDENTIAL_HEADERS, HOP_BY_HOP, SIDECAR_SETS
-from sidecar.settings import Address, Credentials, CredentialsPolicy, SecretSource, Timeouts, Upstream, UpstreamTls
+from sidecar.settings import Address, Credentials, Timeouts, Upstream, UpstreamTls
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,7 +24,6 @@ _SECRET_NAME: Final = re.compile(r"(?i).*(?:^|[-_])(?:key|token|secret|password|
 _SECRET_VALUE: Final = re.compile(
     r"(?i)(?:bearer|basic|token)\s+\S|\b(?:sk|pk|rk|gsk|hf|xai)[-_][a-z0-9_-]{6,}|\bAIza|\beyJ"
 )
-_PREFIX: Final = re.compile(r"(?:[A-Za-z-]{1,12}[ =]?)?")
 _NOWHERE: Final = UpstreamUrl("http", Address("127.0.0.1", 9), "localhost")
 
 
@@ -46,7 +45,7 @@ def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> Up
     if "url" not in section:
         section.complain("url", "is missing")
     url = section.checked("url", parse_upstream_url, _NOWHERE)
-    credentials = _read_credentials(section)
+    credentials = read_credentials(section, url.address.host)
     headers = section.section("headers")
     upstream = Upstream(
         name=name,
@@ -66,35 +65,6 @@ def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> Up
         eof=section.choice("eof", ("truncated", "complete"), "truncated"),
     )
     return UpstreamDraft(upstream, credentials is not None, section.line)
-
-
-def _read_credentials(section: Section) -> Credentials | None:
-    node = section.node("credentials")
-    if node is None:
-        return None
-    if isinstance(node, Scalar):
-        if node.text not in ("client", "none"):
-            section.complain("credentials", f"must be client, none or a section; {NOT_IN_THE_FILE}")
-        return Credentials(policy="client" if node.text == "client" else "none")
-    below = section.section("credentials")
-    header = below.checked("header", _credential_header, "Authorization")
-    when = below.choice("when", ("always", "if_missing"), "always")
-    policy: CredentialsPolicy = "if_missing" if when == "if_missing" else "replace"
-    default_prefix = "Bearer " if header.lower() == "authorization" else ""
-    prefix = below.checked("prefix", _credential_prefix, default_prefix)
-    return Credentials(policy, header, prefix, read_secret_source(below))
-
-
-def read_secret_source(section: Section) -> SecretSource | None:
-    """Exactly one of ``file`` and ``env``; None, with a problem noted, otherwise."""
-    if ("file" in section) == ("env" in section):
-        message = "needs exactly one of file and env"
-        section.problems.add(section.line, section.path, message)
-        return None
-    source = SecretSource(
-        file=section.checked("file", _absolute_file, ""), env=section.checked("env", _variable_name, "")
-    )
-    return source if source.file or source.env else None
 
 
 def _read_timeouts(section: Section) -> Timeouts:
@@ -137,27 +107,3 @@ def _removed_header(name: str) -> str:
     if header_name(name).lower().encode() in _OURS:
         raise ValueError("is a header the sidecar itself sets")
     return name
-
-
-def _credential_header(text: str) -> str:
-    if header_name(text).lower().encode() in _OURS | {b"cookie"}:
-        raise ValueError("is a header that cannot carry a credential")
-    return text
-
-
-def _credential_prefix(text: str) -> str:
-    if not _PREFIX.fullmatch(text):
-        raise ValueError('must be a word such as "Bearer "; the secret itself comes from file or env')
-    return text
-
-
-def _absolute_file(text: str) -> str:
-    if not text.startswith("/") or not text.isprintable():
-        raise ValueError("must be the absolute path of the file that holds the secret")
-    return text
-
-
-def _variable_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,127}", text):
-        raise ValueError("must be the name of an environment variable, in capitals, not its value")
-    return text

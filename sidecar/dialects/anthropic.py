@@ -75,6 +75,7 @@ class Anthropic:
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
+    tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b"event: content_block_delta\ndata: "
 
     __slots__ = (

@@ -38,6 +38,11 @@ class Undecided:
         return self._actual.completes_on_clean_end
 
     @property
+    def tolerates_partial_frame(self) -> bool:
+        """As the dialect it is taken for."""
+        return self._actual.tolerates_partial_frame
+
+    @property
     def terminated(self) -> bool:
         """As the dialect it is taken for."""
         return self._actual.terminated

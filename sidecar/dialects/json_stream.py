@@ -20,6 +20,7 @@ class JsonStream(ABC):
 
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
+    tolerates_partial_frame: ClassVar[bool] = False
     streams_by_default: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b""
 

@@ -62,6 +62,7 @@ class _Ollama(ABC):
     streams_by_default: ClassVar[bool] = True
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
+    tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_calls", "_gate", "_has_calls", "terminated")

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
+from sidecar.dialects.aws_errors import stated_error, unmodeled_error_message
 from sidecar.dialects.lenient_json import UnparseableError, parse, text_of
 from sidecar.dialects.payloads import event_name, named_extension
 from sidecar.errors import Failure
@@ -23,6 +24,7 @@ class _Opaque:
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = False
     completes_on_clean_end: ClassVar[bool] = True
+    tolerates_partial_frame: ClassVar[bool] = True
     plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_has_started", "terminated")
@@ -86,6 +88,30 @@ class OpaqueNDJSON(_Opaque):
     def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """A line with an ``error`` object."""
         return _error_object(failure) + b"\n"
+
+
+class OpaqueAwsEventStream(_Opaque):
+    """AWS events of unknown meaning. Only what is an error is told by the framing itself."""
+
+    name: ClassVar[str] = "opaque-aws-event-stream"
+    framings: ClassVar[tuple[str, ...]] = ("aws-event-stream",)
+
+    __slots__ = ()
+
+    def decode(self, frame: Frame) -> Sequence[Event]:
+        """One extension, named by the event's type, or the error that a message is."""
+        if frame.data is None:
+            return ()
+        event = stated_error(frame) or _extension(text_of(frame.name or b""), frame.data)
+        if self._has_started:
+            return (event,)
+        self._has_started = True
+        return (Start(), event)
+
+    @classmethod
+    def error_frame(cls, failure: Failure, framing: str) -> bytes:
+        """An unmodeled error, which every service's clients understand."""
+        return unmodeled_error_message(failure.code, failure.message)
 
 
 def _extension(name: str, data: bytes) -> Extension:

@@ -148,6 +148,7 @@ class OpenAIChat:
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
+    tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b"data: "
 
     __slots__ = ("_choices", "_gate", "_sources", "terminated")

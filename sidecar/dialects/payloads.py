@@ -20,7 +20,9 @@ def event_name(frame: Frame) -> str:
 
 
 def read_object(data: bytes, name: str = "") -> dict[str, Any] | Extension | UpstreamError:
-    """The JSON object of ``data``; where it is none, the one event that says so. ``name``: the frame's event name."""
+    """The JSON object of ``data``; where it is none, the one event that says so. ``name``: the frame's event name.
+
+    Google wraps an error in an array of one, which counts as the object."""
     try:
         payload = parse(data)
     except UnparseableError:
@@ -28,6 +30,8 @@ def read_object(data: bytes, name: str = "") -> dict[str, Any] | Extension | Ups
         return upstream_error(text) if name == "error" else Extension("unparsed", text)
     if isinstance(payload, dict):
         return payload
+    if isinstance(payload, list) and len(payload) == 1 and as_dict(payload[0]).get("error"):
+        return as_dict(payload[0])
     return upstream_error(payload) if name == "error" else named_extension(name, payload)
 
 

@@ -24,6 +24,7 @@ class RawText:
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = False
     completes_on_clean_end: ClassVar[bool] = True
+    tolerates_partial_frame: ClassVar[bool] = True
     plain_start: ClassVar[bytes] = b""
 
     __slots__ = ("_has_started", "_text", "terminated")

@@ -14,10 +14,24 @@ import msgspec
 from sidecar.dialects import DIALECTS, OPAQUE
 from sidecar.framing import framing_of
 
-_SAME_SERVER: Final = frozenset(
-    {"openai-chat", "openai-completions", "openai-responses", "anthropic", "ollama-chat", "ollama-generate"}
+_TOLD_BY_PLAIN_PATHS: Final = frozenset(
+    {
+        "openai-chat",
+        "openai-completions",
+        "openai-responses",
+        "anthropic",
+        "ollama-chat",
+        "ollama-generate",
+        "cohere",
+    }
 )
-"""What one server often answers beside each other, so that a configured one of these does not speak for the others."""
+_SAME_SERVER: Final = (
+    _TOLD_BY_PLAIN_PATHS | {"gemini", "gemini-interactions", "bedrock-converse", "bedrock-invoke"},
+    _TOLD_BY_PLAIN_PATHS | {"tgi", "llamacpp", "sglang"},
+)
+"""What one server often answers beside each other, so that a configured one of these does not speak for the others.
+Inference servers have paths as short as ``/generate``: before a vendor's API such a path belongs to whoever put a proxy
+there, and says nothing."""
 
 _BY_PATH_ALONE: Final = frozenset({"json-array"})
 """Framings whose content type every plain answer has too: only a path of the dialect's own makes a stream of it."""
@@ -53,6 +67,14 @@ def dialect_of_path(path: str) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
 
 
+def dialect_of(path: str, configured: str) -> str | None:
+    """The dialect that the answer to a stream request should speak; None where that is not known beforehand.
+
+    ``configured``: the upstream's dialect, or "auto"."""
+    asked = dialect_of_path(path)
+    return asked if _is_told_by_path(asked, configured) else configured
+
+
 def streams_by_target(path: str, query: str) -> bool:
     """Whether a request whose body says nothing of streaming asks for a stream by its path or its query."""
     name = dialect_of_path(path)
@@ -70,12 +92,19 @@ def detect(path: str, content_type: str, configured: str) -> Spoken | None:
     if promised is None:
         return None
     asked = dialect_of_path(path)
-    if configured == "auto" or (configured in _SAME_SERVER and asked in _SAME_SERVER):
+    if _is_told_by_path(asked, configured):
         return _by_path(asked, promised)
     framings = DIALECTS[configured].framings
     if promised in _BY_PATH_ALONE and (promised not in framings or asked != configured):
         return None
     return Spoken(configured, promised if promised in framings else framings[0])
+
+
+def _is_told_by_path(asked: str | None, configured: str) -> bool:
+    """Whether the path goes before the configuration."""
+    if configured == "auto":
+        return True
+    return configured != asked and any({configured, asked} <= dialects for dialects in _SAME_SERVER)
 
 
 def _by_path(asked: str | None, promised: str) -> Spoken | None:

@@ -1,6 +1,6 @@
 """Token counts as each dialect words them, read into one `Usage`.
 
-Owns the counting rules of OpenAI-compatible servers, Anthropic and Ollama. Must not know frames.
+Owns the counting rules of OpenAI-compatible servers, Anthropic, Gemini, Ollama and Bedrock. Must not know frames.
 """
 
 from __future__ import annotations
@@ -42,6 +42,26 @@ def anthropic_usage(native: dict[str, Any]) -> Usage:
     return Usage(prompt, completion, _sum(prompt, completion), cached, thinking, native)
 
 
+def gemini_usage(native: dict[str, Any]) -> Usage:
+    """A response's ``usageMetadata``. Thoughts are counted beside the candidates, tool results beside the prompt."""
+    prompt = _sum_given(native, "promptTokenCount", "toolUsePromptTokenCount")
+    completion = _sum_given(native, "candidatesTokenCount", "thoughtsTokenCount")
+    total = as_int(native.get("totalTokenCount"))
+    total = _sum(prompt, completion) if total is None else total
+    cached, thoughts = as_int(native.get("cachedContentTokenCount")), as_int(native.get("thoughtsTokenCount"))
+    return Usage(prompt, completion, total, cached, thoughts, native)
+
+
+def interactions_usage(native: dict[str, Any]) -> Usage:
+    """A Gemini interaction's ``usage``, which counts as `gemini_usage` does."""
+    prompt = _sum_given(native, "total_input_tokens", "total_tool_use_tokens")
+    completion = _sum_given(native, "total_output_tokens", "total_thought_tokens")
+    total = as_int(native.get("total_tokens"))
+    total = _sum(prompt, completion) if total is None else total
+    cached, thoughts = as_int(native.get("total_cached_tokens")), as_int(native.get("total_thought_tokens"))
+    return Usage(prompt, completion, total, cached, thoughts, native)
+
+
 _OLLAMA_KEYS = (
     "prompt_eval_count",
     "eval_count",
@@ -61,11 +81,39 @@ def ollama_usage(last: dict[str, Any]) -> Usage | None:
     return Usage(prompt, completion, _sum(prompt, completion), native=native)
 
 
+def bedrock_usage(native: dict[str, Any]) -> Usage:
+    """Converse's ``usage``, which Nova words a little otherwise. Input counts what the cache took, too, where the total
+    shows that it was counted beside."""
+    prompt, completion = as_int(native.get("inputTokens")), as_int(native.get("outputTokens"))
+    total = as_int(native.get("totalTokens"))
+    cached = _first(native, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    taken = (cached or 0) + (_first(native, "cacheWriteInputTokens", "cacheWriteInputTokenCount") or 0)
+    summed = _sum(prompt, completion)
+    if taken and total is not None and total == _sum(summed, taken):
+        prompt = _sum(prompt, taken)
+    return Usage(prompt, completion, summed if total is None else total, cached, native=native)
+
+
+def invocation_usage(native: dict[str, Any]) -> Usage | None:
+    """The metrics Bedrock adds to a model's own last object; None where they count nothing."""
+    prompt, completion = as_int(native.get("inputTokenCount")), as_int(native.get("outputTokenCount"))
+    if prompt is None and completion is None:
+        return None
+    cached = as_int(native.get("cacheReadInputTokenCount"))
+    return Usage(prompt, completion, _sum(prompt, completion), cached, native=native)
+
+
 def _first(counts: dict[str, Any], *keys: str) -> int | None:
     for key in keys:
         if (number := as_int(counts.get(key))) is not None:
             return number
     return None
+
+
+def _sum_given(counts: dict[str, Any], *keys: str) -> int | None:
+    """The counts under ``keys``, less those that are not there; None where none is."""
+    known = [number for key in keys if (number := as_int(counts.get(key))) is not None]
+    return sum(known) if known else None
 
 
 def _sum(first: int | None, second: int | None) -> int | None:

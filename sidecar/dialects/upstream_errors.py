@@ -20,6 +20,9 @@ _RETRYABLE_WORDS = frozenset(
         "api_error",
         "timeout_error",
         "service_unavailable",
+        "unavailable",
+        "resource_exhausted",
+        "deadline_exceeded",
     }
 )
 _STATUS_KEYS = ("code", "http_status_code", "status_code", "status")
@@ -32,14 +35,23 @@ def upstream_error(error: Any) -> UpstreamError:
     if not fields:
         return UpstreamError(error if isinstance(error, str) else compact(error), error)
     status = _status(fields)
-    code, kind = fields.get("code"), as_text(fields.get("type"))
+    code, kind = fields.get("code"), as_text(fields.get("type")) or as_text(fields.get("error_type"))
     number = as_int(code)
-    words = [as_text(code) if number is None else "", kind]
+    words = [as_text(code) if number is None else "", kind, as_text(fields.get("status"))]
     provider_code = next((word for word in words if word), "" if number is None else str(number))
     retryable = any(word.lower() in _RETRYABLE_WORDS for word in words)
     if status is not None:
         retryable = retryable or status == 429 or status >= 500
+    if isinstance(fields.get("retryable"), bool):
+        retryable = fields["retryable"]
     return UpstreamError(_message(fields, provider_code), error, provider_code, status, retryable)
+
+
+def told_error(fields: dict[str, Any]) -> UpstreamError:
+    """The event of an object that tells an error: under ``error``, and where that is a mere text, by what stands beside
+    it as well. Never raises."""
+    error = fields.get("error")
+    return upstream_error(error if isinstance(error, dict) and error else fields)
 
 
 def _message(fields: dict[str, Any], provider_code: str) -> str:

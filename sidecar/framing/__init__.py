@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.framing.aws_event_stream import AwsEventStreamFraming
+from sidecar.framing.json_array import JsonArrayFraming
 from sidecar.framing.ndjson import NdjsonFraming
 from sidecar.framing.raw import RawFraming
 from sidecar.framing.sse import SseFraming
@@ -14,10 +16,12 @@ from sidecar.framing.sse import SseFraming
 if TYPE_CHECKING:
     from sidecar.ports import Framing
 
-FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | RawFraming]]] = {
+FRAMINGS: Final[dict[str, type[SseFraming | NdjsonFraming | JsonArrayFraming | RawFraming | AwsEventStreamFraming]]] = {
     SseFraming.name: SseFraming,
     NdjsonFraming.name: NdjsonFraming,
+    JsonArrayFraming.name: JsonArrayFraming,
     RawFraming.name: RawFraming,
+    AwsEventStreamFraming.name: AwsEventStreamFraming,
 }
 
 _OF_MEDIA_TYPE: Final = {media_type: name for name, framing in FRAMINGS.items() for media_type in framing.media_types}

@@ -7,6 +7,7 @@ Beyond the standard:
 * At the end of the body an event without its blank line is still dispatched where it is plainly whole: its data is
   JSON, or the ``[DONE]`` mark. Real upstreams leave the last blank line out.
 * JSON written bare into the body, outside any field (Gemini reports errors so), is a frame named ``UNFRAMED``.
+* A field ``error`` whose value is JSON is an event of that name: llama.cpp's older servers write their errors so.
 * ``id`` and ``retry`` stay in ``Frame.raw`` and are not read: resuming is the sidecar's own business.
 """
 
@@ -255,6 +256,9 @@ def _parse(block: bytes) -> tuple[bytes | None, bytes | None, bytes | None]:
             values.append(value[1:] if value.startswith(b" ") else value)
         elif field == b"event":
             name = value[1:] if value.startswith(b" ") else value
+        elif field == b"error" and is_whole_json(value):
+            values.append(value.strip())
+            name = b"error"
         elif not values and (bare or line.startswith(_BARE_JSON)):
             bare.append(line)
     text = b"\n".join(bare).strip()

@@ -14,7 +14,7 @@ from sidecar.answer import Asked, own_answer
 from sidecar.dialects.recognition import streams_by_target
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
-from sidecar.formats.problems import family_of, problem
+from sidecar.formats.problems import family_of, problem, problem_headers
 from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
 from sidecar.gateway.connection import ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
@@ -118,6 +118,8 @@ class Gateway:
         needs_model = self._router.needs_model(path, host, request.headers)
         await self._read(inquiry, needs_model=needs_model)
         route = self._router.match(path, host, request.headers, inquiry.model)
+        if inquiry.is_streamed and any(self._targets[name].signer is not None for name in route.upstreams):
+            await self._read_whole(inquiry)  # a signature covers every byte
         limit = route.limits.max_body_bytes
         if max(request.content_length or 0, inquiry.held.held_bytes) > limit:
             raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
@@ -164,9 +166,13 @@ class Gateway:
         inquiry.model = model_from_path(inquiry.target)
         if not request.body_exists:
             return
-        if not needs_model and not is_read_whole(request, inquiry.family):
+        if needs_model or is_read_whole(request, inquiry.family):
+            await self._read_whole(inquiry)
+        else:
             inquiry.held.body = None
-            return
+
+    async def _read_whole(self, inquiry: Inquiry) -> None:
+        request = inquiry.request
         refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
@@ -225,6 +231,7 @@ class Gateway:
         content_type, body = problem(inquiry.family, failure, inquiry.stream_id)
         headers = [
             (b"Content-Type", content_type.encode()),
+            *problem_headers(inquiry.family, failure),
             (b"Cache-Control", b"no-store"),
             (b"X-Stream-Id", inquiry.stream_id.encode()),
             *inquiry.extra_headers,

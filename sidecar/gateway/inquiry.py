@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from sidecar.headers import HeaderPolicy, Headers
     from sidecar.secrets import Secret
     from sidecar.settings import Upstream
+    from sidecar.signing import Signer
     from sidecar.upstream import UpstreamPool
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One upstream as the gateway uses it: its pool, its header rules and its secret."""
+    """One upstream as the gateway uses it: its pool, its header rules and its secret, or who signs with it."""
 
     upstream: Upstream
     pool: UpstreamPool
     headers: HeaderPolicy
     secret: Secret | None
+    signer: Signer | None = None
 
     def credential(self) -> str | None:
         """The secret as of now. Raises Failure internal, naming the source, while it cannot be read."""
@@ -39,7 +41,20 @@ class Target:
         try:
             return self.secret.read()
         except SecretUnreadableError as error:
-            raise Failure("internal", f"the credential for upstream {self.upstream.name!r}: {error}") from None
+            raise self._without_credential(error) from None
+
+    def signed(self, method: str, target: str, headers: Headers, body: bytes) -> Headers:
+        """``headers`` as they are sent: with a signature where this upstream wants one. Raises Failure as
+        `credential` does, and bad_request for what cannot be signed."""
+        if self.signer is None:
+            return headers
+        try:
+            return self.signer.sign(method, target, headers, body)
+        except SecretUnreadableError as error:
+            raise self._without_credential(error) from None
+
+    def _without_credential(self, error: SecretUnreadableError) -> Failure:
+        return Failure("internal", f"the credential for upstream {self.upstream.name!r}: {error}")
 
 
 @dataclass(slots=True)

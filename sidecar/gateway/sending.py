@@ -162,6 +162,8 @@ def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, b
         headers.append((b"Transfer-Encoding", b"chunked") if chunked else _length(request.content_length or 0))
     elif request.body_exists or request.method in {"POST", "PUT", "PATCH"}:
         headers.append(_length(len(body)))
+    if body is not None:  # one that is streamed is for an upstream that wants no signature
+        headers = target.signed(request.method, path, headers, body)
     return target.pool.request_head(request.method.encode(), path.encode(), headers), body, chunked
 
 

@@ -1,0 +1,81 @@
+"""Models whose streams are bare pieces of text with counts beside them: Titan, Llama, Mistral and the old Claude.
+
+Owns their shapes and their finish words. Must not know what wraps a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.events import Event, Finish, FinishReason, Token, Usage
+
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "length": "length",
+    "max_tokens": "length",
+    "content_filtered": "content_filter",
+    "tool_calls": "tool_calls",
+    "error": "error",
+}
+"""Finish words in lower case; any other (``FINISHED``, ``stop``) is a stop."""
+
+
+class ModelPieces:
+    """What is known of such a stream so far."""
+
+    __slots__ = ("_finished", "_prompt_tokens", "begun")
+
+    def __init__(self) -> None:
+        self.begun: set[int] = set()
+        """The choices that have been seen."""
+        self._finished: set[int] = set()
+        self._prompt_tokens: Any = None
+
+    @property
+    def is_finished(self) -> bool:
+        """A finish word has come for every choice that began, and at least one did."""
+        return bool(self.begun) and self.begun <= self._finished
+
+    def decode(self, piece: dict[str, Any]) -> list[Event] | None:
+        """The events of one piece; None where it has none of the shapes."""
+        if _has_text(piece, "outputText"):
+            # Titan's ``index`` counts pieces, not choices.
+            events = [*self._choice(0, piece, "outputText", "completionReason")]
+            return [*events, *self._usage(piece, "inputTextTokenCount", "totalOutputTextTokenCount")]
+        if _has_text(piece, "generation"):
+            events = [*self._choice(0, piece, "generation", "stop_reason")]
+            return [*events, *self._usage(piece, "prompt_token_count", "generation_token_count")]
+        if _has_text(piece, "completion"):
+            return [*self._choice(0, piece, "completion", "stop_reason")]
+        outputs = [as_dict(output) for output in as_list(piece.get("outputs"))]
+        if outputs and all(_has_text(output, "text") for output in outputs):
+            return [
+                event for at, output in enumerate(outputs) for event in self._choice(at, output, "text", "stop_reason")
+            ]
+        return None
+
+    def _choice(self, index: int, fields: dict[str, Any], text_key: str, reason_key: str) -> Iterator[Event]:
+        self.begun.add(index)
+        text, native = as_text(fields.get(text_key)), as_text(fields.get(reason_key))
+        if text:
+            yield Token(index, text)
+        if native:
+            self._finished.add(index)
+            yield Finish(index, FINISH_REASONS.get(native.lower(), "stop"), native)
+
+    def _usage(self, piece: dict[str, Any], prompt_key: str, completion_key: str) -> Iterator[Event]:
+        """Llama counts its prompt on the first piece alone, and what it generated on each."""
+        if piece.get(prompt_key) is not None:
+            self._prompt_tokens = piece[prompt_key]
+        counts = {prompt_key: self._prompt_tokens, completion_key: piece.get(completion_key)}
+        native = {key: count for key, count in counts.items() if count is not None}
+        if native:
+            prompt, completion = as_int(native.get(prompt_key)), as_int(native.get(completion_key))
+            total = None if prompt is None or completion is None else prompt + completion
+            yield Usage(prompt, completion, total, native=native)
+
+
+def _has_text(piece: dict[str, Any], key: str) -> bool:
+    """``key`` holds text or null: with anything else in it the piece is of another shape."""
+    return key in piece and (piece[key] is None or isinstance(piece[key], str))

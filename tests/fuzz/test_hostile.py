@@ -1,0 +1,253 @@
+"""Bodies made to be slow or large: time stays linear in the bytes, and what is held does not grow with the stream.
+
+Linear is told by a ratio: sixteen times the bytes may take four times longer than in proportion, where quadratic ones
+take sixteen times longer. The least of several measurements of processor time is what counts, and only a ratio that
+looks bad is measured again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from sidecar.dialects import DIALECTS
+from sidecar.errors import FrameTooLargeError
+from sidecar.events import Frame
+from sidecar.framing import FRAMINGS, make_framing
+from tests.fuzz.budget import IS_LONG
+from tests.fuzz.mutations import SPOKEN, STREAMS
+from tests.fuzz.test_bodies import NO_LIMIT, frames_of, relayed
+
+FACTOR = 16
+MOST = FACTOR * 4
+ATTEMPTS = 6
+WHOLE_BYTES = 64_000 if IS_LONG else 16_000
+"""The smaller of two bodies that come in one read; those in small reads are an eighth of it."""
+LIMIT = 1000
+NOTED = {"openai-responses": b"response.output_item."}
+"""By dialect, the frames that leave a note behind: each is of a whole item, which the last snapshot will repeat."""
+MAX_NOTE_BYTES = 1000
+MANY = 1_000_000 if IS_LONG else 32_000
+"""Of one tiny thing after another."""
+
+BEGINNINGS = {
+    "a line": b"",
+    "data": b"data: ",
+    "an event": b"event: ",
+    "a comment": b": ",
+    "a JSON string": b'{"a":"',
+    "a JSON string in an array": b'[{"a":"',
+    "a JSON string in data": b'data: {"a":"',
+    "bare JSON": b'{\n"a":1,\n',
+}
+PATTERNS = [
+    b"x",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b" ",
+    b",",
+    b"[",
+    b"{",
+    b'"',
+    b'"\n',
+    b"\\",
+    b"\x00",
+    b"\xff",
+    b"\xe2\x80",
+    b"1\n",
+    b"{}\n",
+    b"{},",
+    b'{"a":[]},\n',
+    b":\n",
+    b"data\n",
+    b"data:\n\n",
+    b"data: 1\r\n\r\n",
+    b"data: {}\n\n",
+    b"data: x\n",
+    b"event: a\n",
+    b"{\n",
+    b"}\n\n",
+    b"\x00\x00\x00\x10\x00\x00\x00\x00\x05\xc2\x48\xeb\x7d\x98\xc8\xff",
+]
+
+
+def in_pieces(body: bytes, size: int) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
+
+
+def seconds(act: Callable[[], object]) -> float:
+    begin = time.process_time()
+    act()
+    return time.process_time() - begin
+
+
+def assert_linear(make: Callable[[int], Callable[[], object]], size: int) -> None:
+    """``make(n)`` gives an act over n bytes. The acts of ``size`` bytes and of FACTOR times as many are compared."""
+    small, large = make(size), make(size * FACTOR)
+    least_small = least_large = float("inf")
+    for _ in range(ATTEMPTS):
+        least_small = min(least_small, seconds(small))
+        least_large = min(least_large, seconds(large))
+        if least_large <= least_small * MOST:
+            return
+    raise AssertionError(f"{FACTOR} times the bytes take {least_large / least_small:.0f} times as long")
+
+
+def feed_all(name: str, limit: int, pieces: Sequence[bytes], *, strict: bool) -> None:
+    framing = make_framing(name, limit, strict=strict)
+    try:
+        for piece in pieces:
+            framing.feed(piece)
+        framing.flush()
+    except FrameTooLargeError:
+        assert strict
+
+
+def hostile(beginning: bytes, pattern: bytes, size: int) -> bytes:
+    return beginning + pattern * (size // len(pattern))
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_no_body_takes_a_framing_more_than_linear_time(name: str, beginning: bytes) -> None:
+    for pattern in PATTERNS:
+        for piece_bytes in (NO_LIMIT, 3):
+            for limit in (NO_LIMIT, LIMIT):
+
+                def act(size: int) -> Callable[[], object]:
+                    pieces = in_pieces(hostile(beginning, pattern, size), piece_bytes)  # noqa: B023 - called at once
+                    return lambda: feed_all(name, limit, pieces, strict=False)  # noqa: B023 - within this turn
+
+                size = WHOLE_BYTES if piece_bytes == NO_LIMIT else WHOLE_BYTES // 8
+                try:
+                    assert_linear(act, size)
+                except AssertionError as error:
+                    error.add_note(
+                        f"{beginning!r}, then {pattern!r} again and again, {piece_bytes} bytes a read, {limit=}"
+                    )
+                    raise
+
+
+@pytest.mark.parametrize("pattern", [b"x", b"\n", b"data:\n\n", b"1\n", b"{},"])
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_a_million_tiny_things_take_linear_time(name: str, pattern: bytes) -> None:
+    """One huge line, empty lines, tiny frames."""
+
+    def act(size: int) -> Callable[[], object]:
+        pieces = in_pieces(hostile(b"[" if pattern == b"{}," else b"", pattern, size), 65_536)
+        return lambda: feed_all(name, NO_LIMIT, pieces, strict=True)
+
+    assert_linear(act, MANY * len(pattern) // FACTOR)
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_no_body_makes_a_framing_hold_more_than_its_bound(name: str, beginning: bytes) -> None:
+    for pattern in PATTERNS:
+        for strict in (True, False):
+            framing = make_framing(name, LIMIT, strict=strict)
+            try:
+                for piece in in_pieces(hostile(beginning, pattern, 20 * LIMIT), 150):
+                    framing.feed(piece)
+                    assert framing.pending <= LIMIT
+                    assert deep_size(framing) <= deep_size(make_framing(name, LIMIT, strict=strict)) + 4 * LIMIT
+            except FrameTooLargeError:
+                assert strict
+
+
+# Through everything
+
+
+def spoken_frames() -> Iterator[tuple[str, str, list[Frame]]]:
+    """The frames of every handmade stream that ends nothing, so that they can come again and again."""
+    for name, framing, body in STREAMS:
+        dialect = DIALECTS[name]()
+        frames = []
+        for frame in frames_of(framing, body):
+            dialect.decode(frame)
+            if dialect.terminated:
+                break
+            frames.append(frame)
+        if frames:
+            yield name, framing, frames
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "native"])
+@pytest.mark.parametrize(("name", "framing"), SPOKEN, ids=lambda part: part)
+def test_tiny_frames_without_end_take_linear_time(name: str, framing: str, typed: bool) -> None:
+    bodies = [b"".join(frame.raw for frame in frames) for other, framed, frames in spoken_frames() if other == name]
+    body = max(bodies, key=len)
+
+    def act(size: int) -> Callable[[], object]:
+        pieces = in_pieces(body * max(1, size // len(body)), 4096)
+        return lambda: relayed(name, framing, pieces, typed=typed, limit=NO_LIMIT, failure=None)
+
+    assert_linear(act, WHOLE_BYTES // 2)
+
+
+@pytest.mark.parametrize(("name", "framing"), SPOKEN, ids=lambda part: part)
+def test_no_stream_makes_a_dialect_keep_more_as_it_goes_on(name: str, framing: str) -> None:
+    for other, framed, frames in spoken_frames():
+        if (other, framed) != (name, framing):
+            continue
+        dialect = DIALECTS[name]()
+        sizes = []
+        for _ in range(2):
+            for _ in range(100):
+                for frame in frames:
+                    dialect.decode(frame)
+            sizes.append(deep_size(dialect))
+        notes = 100 * sum(NOTED[name] in frame.raw for frame in frames) if name in NOTED else 0
+        # Numbers have grown by a few bytes, and a text that is held for a moment is one or another.
+        assert sizes[1] <= sizes[0] + 500 + notes * MAX_NOTE_BYTES
+
+
+def deep_size(thing: Any) -> int:
+    """Bytes of an object and of all that it alone leads to: slots, containers, text."""
+    seen: set[int] = set()
+    waiting = [thing]
+    total = 0
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type) or callable(each):
+            continue
+        seen.add(id(each))
+        total += sys.getsizeof(each)
+        waiting += _parts(each)
+    return total
+
+
+def _parts(each: Any) -> list[Any]:
+    if isinstance(each, dict):
+        return [*each, *each.values()]
+    if isinstance(each, list | tuple | set | frozenset):
+        return list(each)
+    names = [name for kind in type(each).__mro__ for name in getattr(kind, "__slots__", ())]
+    names += getattr(each, "__struct_fields__", ())
+    held = [getattr(each, name) for name in names if isinstance(name, str) and hasattr(each, name)]
+    return [*held, *getattr(each, "__dict__", {}).values()]
+
+
+def test_the_measures_notice() -> None:
+    """A reader that goes over its whole buffer with every read is quadratic, and one that keeps it grows."""
+
+    def rereading(size: int) -> Callable[[], object]:
+        def act() -> None:
+            held = b""
+            for _ in range(size):
+                held += b"x" * 20
+                held.count(b"y")
+
+        return act
+
+    with pytest.raises(AssertionError, match="times as long"):
+        assert_linear(rereading, 200)
+    framing = make_framing("sse", NO_LIMIT, strict=True)
+    before = deep_size(framing)
+    framing.feed(b"data: " + b"x" * 5000)
+    assert deep_size(framing) >= before + 5000
