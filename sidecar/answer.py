@@ -15,6 +15,7 @@ import msgspec
 
 from sidecar.dialects import DIALECTS, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of
+from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, is_extra_chunk
 from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
@@ -52,6 +53,8 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     model: str
     created: int
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()
+    adds_usage: bool = False
+    """The upstream is asked for usage that the client did not ask for."""
 
 
 class BodyMode(Enum):
@@ -191,6 +194,7 @@ def _stream(
         error_frame=lambda failure: dialect.error_frame(failure, spoken.framing),
         joint=framing.joint,
         native_heartbeat=route.native_heartbeat and spoken.framing == "sse",
+        hides=is_extra_chunk if asked.adds_usage and spoken.dialect in REPORTS_ON_REQUEST else None,
         stream_id=asked.stream_id,
         route=route.name,
         upstream=upstream.name,

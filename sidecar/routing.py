@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from sidecar.dialects.usage_on_request import includes_usage
 from sidecar.errors import Failure
 from sidecar.settings import Match, Route, Settings, Upstream
 
@@ -39,11 +40,13 @@ class BodyPeek(msgspec.Struct, frozen=True, gc=False):
 
     model: str | None = None
     stream: bool | None = None
+    includes_usage: bool = False
 
 
 class _Peek(msgspec.Struct, gc=False):
     model: Any = None
     stream: Any = None
+    stream_options: Any = None
 
 
 _peek_decoder: Final = msgspec.json.Decoder(_Peek)
@@ -265,6 +268,7 @@ def peek_body(body: bytes) -> BodyPeek:
     return BodyPeek(
         model=peek.model if isinstance(peek.model, str) else None,
         stream=peek.stream if isinstance(peek.stream, bool) else None,
+        includes_usage=includes_usage(peek.stream_options),
     )
 
 

@@ -13,6 +13,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 SlowClientPolicy = Literal["pause", "evict"]
+UsagePolicy = Literal["as_asked", "request"]
 CredentialsPolicy = Literal["replace", "if_missing", "client", "none"]
 EofRule = Literal["truncated", "complete"]
 
@@ -175,7 +176,7 @@ class Route:
     """Request → upstreams, format, limits. ``rewrite`` replaces the path whole; ``strip_prefix`` is taken off first.
 
     ``heartbeat_s`` is for typed streams, 0 for none; ``native_heartbeat`` lets it into native SSE streams too (real
-    SDKs break on it).
+    SDKs break on it). ``usage`` "request" asks the upstream for counts that its dialect reports only where asked.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Route:
     rewrite: str = ""
     heartbeat_s: float = 15.0
     native_heartbeat: bool = False
+    usage: UsagePolicy = "as_asked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "limits",
         "heartbeat",
         "native_heartbeat",
+        "usage",
     ),
     "routes.*.match": ("path", "model", "host", "headers"),
     "routes.*.limits": ("buffer", "on_slow_client", "stall_timeout", "max_body", "max_frame"),

@@ -51,6 +51,7 @@ def _read_route(section: Section, formats: Collection[str]) -> Route:
         rewrite=section.checked("rewrite", parse_path, ""),
         heartbeat_s=section.duration("heartbeat", default.heartbeat_s, zero=True),
         native_heartbeat=section.boolean("native_heartbeat", default.native_heartbeat),
+        usage=section.choice("usage", ("as_asked", "request"), default.usage),
     )
 
 

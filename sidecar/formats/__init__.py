@@ -11,9 +11,10 @@ from sidecar.formats.native import NativeFormat
 from sidecar.formats.typed import TypedFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidecar.errors import Failure
+    from sidecar.events import Event, Frame
     from sidecar.ports import Format
 
 __all__ = ["FORMATS", "NativeFormat", "TypedFormat", "make_format"]
@@ -31,6 +32,7 @@ def make_format(
     error_frame: Callable[[Failure], bytes],
     joint: Callable[[bytes], bytes],
     native_heartbeat: bool,
+    hides: Callable[[Frame, Sequence[Event]], bool] | None = None,
     stream_id: str,
     route: str,
     upstream: str,
@@ -40,8 +42,9 @@ def make_format(
     """A fresh format for one stream; each takes what it needs of the rest.
 
     ``error_frame`` is the dialect's own and ``joint`` the framing's; ``native_heartbeat`` makes sense for SSE streams
-    only; ``created`` is in seconds since the epoch. Raises KeyError for a name that is not in `FORMATS`.
+    only; ``hides`` says which frames a native client is not sent; ``created`` is in seconds since the epoch. Raises
+    KeyError for a name that is not in `FORMATS`.
     """
     if FORMATS[name] is NativeFormat:
-        return NativeFormat(error_frame, joint, heartbeat=native_heartbeat)
+        return NativeFormat(error_frame, joint, hides, heartbeat=native_heartbeat)
     return TypedFormat(stream_id, route, upstream, model, created)

@@ -19,10 +19,11 @@ class NativeFormat:
     """One stream relayed as it came.
 
     ``error_frame`` is the dialect's own and ``joint`` the framing's, which together tell of a failure behind whatever
-    came last; ``heartbeat`` lets SSE comments in between frames, which some SDKs break on.
+    came last; ``hides`` says of a frame and its events whether it is kept from the client; ``heartbeat`` lets SSE
+    comments in between frames, which some SDKs break on.
     """
 
-    __slots__ = ("_error_frame", "_joint", "_last", "heartbeat")
+    __slots__ = ("_error_frame", "_hides", "_joint", "_last", "heartbeat")
 
     name: ClassVar[str] = "native"
     content_type: str | None = None
@@ -32,11 +33,13 @@ class NativeFormat:
         self,
         error_frame: Callable[[Failure], bytes],
         joint: Callable[[bytes], bytes],
+        hides: Callable[[Frame, Sequence[Event]], bool] | None = None,
         *,
         heartbeat: bool = False,
     ) -> None:
         self._error_frame = error_frame
         self._joint = joint
+        self._hides = hides
         self._last = b""
         self.heartbeat = b": keep-alive\n\n" if heartbeat else b""
 
@@ -53,7 +56,9 @@ class NativeFormat:
         raise NotImplementedError
 
     def encode(self, frame: Frame, events: Sequence[Event]) -> bytes:
-        """The frame's own bytes."""
+        """The frame's own bytes; b"" for one that is kept from the client."""
+        if self._hides is not None and self._hides(frame, events):
+            return b""
         raw = frame.raw
         if raw:
             self._last = raw

@@ -206,6 +206,7 @@ class Gateway:
             inquiry.model or "",
             int(self._wall_clock()),
             tuple(inquiry.extra_headers),
+            adds_usage=route.usage == "request" and bool(inquiry.peek.stream) and not inquiry.peek.includes_usage,
         )
         if connection.transport is None:
             raise ConnectionResetError
