@@ -96,11 +96,8 @@ class ClientConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what this connection may hold before anything is read."""
-        # aiohttp's own would also set TCP_NODELAY, which both loops have set, and start a timer.
-        self.transport = client = cast("asyncio.Transport", transport)
-        client.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        cast("web.Server", self._manager).connection_made(self, client)
-        self._task_handler = self._loop.create_task(self.start())
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """aiohttp queues a body's framing error behind the very request that waits for that body: tell it now."""
