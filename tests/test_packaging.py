@@ -16,7 +16,10 @@ import sidecar
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-IMPORTED_AS = {"PyYAML": "yaml"}
+IMPORTED_AS = {"PyYAML": "yaml", "backports-zstd": "backports"}
+LATER_STANDARD = {"compression"}
+"""Packages of the standard library of a later Python than the oldest."""
+EXTRAS = ("bedrock", "compression")
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -35,15 +38,15 @@ def test_every_third_party_import_is_declared_and_every_declaration_is_imported(
                 roots |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 roots.add(node.module.split(".")[0])
-    third_party = roots - sys.stdlib_module_names - {"sidecar"}
-    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["bedrock"])
+    third_party = roots - sys.stdlib_module_names - {"sidecar"} - LATER_STANDARD
+    declared = names(PROJECT["dependencies"]).union(*(names(PROJECT["optional-dependencies"][each]) for each in EXTRAS))
     assert third_party == {IMPORTED_AS.get(name, name) for name in declared}
 
 
 def test_every_dependency_is_accounted_for() -> None:
     page = (ROOT / "docs/dependencies.md").read_text()
     extras = PROJECT["optional-dependencies"]
-    declared = names(PROJECT["dependencies"]) | names(extras["bedrock"]) | names(extras["dev"])
+    declared = names(PROJECT["dependencies"]).union(*(names(extras[each]) for each in (*EXTRAS, "dev")))
     assert [name for name in sorted(declared) if name not in page] == []
 
 
