@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ import brotli
 import pytest
 
 from sidecar.errors import Outcome
-from sidecar.framing.late_codings import zstd
 from tests.app_support import (
     CHAT,
     MESSAGES,
@@ -32,6 +32,11 @@ from tests.app_support import (
     stream,
 )
 from tests.upstream_support import serving
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TYPED = [("X-Stream-Format", "typed")]
 FRAMES = openai_frames("Hel", "lo")
