@@ -52,7 +52,7 @@ class App:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
-        self.streams = Streams(self._clock, self._loop)
+        self.streams = Streams(self._clock, self._loop, settings.max_buffered_bytes)
         names = credential_headers(settings)
         self._targets = {
             name: Target(

@@ -302,6 +302,7 @@ class CompressedRelay(Relay):
 
     def feed(self, data: bytes, now: float) -> None:
         """Inflate one read, in bounded pieces, and relay or observe it."""
+        self.is_last_read = False  # one read makes several pieces, of which none may overtake another
         if not self._passes_raw:
             for piece in self._inflater.feed(data):
                 super().feed(piece, now)

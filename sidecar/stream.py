@@ -131,8 +131,8 @@ class Stream:
         """A connection is being made for this stream: the client's departure cancels it."""
         self._dialing = task
 
-    def connected(self) -> bool:
-        """The connection is there. False if the stream ended meanwhile."""
+    def dialed(self) -> bool:
+        """The connection is there, or will not come. False if the stream ended meanwhile."""
         self._dialing = None
         return self.session.outcome is None
 

@@ -30,16 +30,20 @@ COUNT_INTERVAL_S: Final = 1.0
 
 CALM_COUNT_INTERVAL_S: Final = 4.0
 CALM_BYTES: Final = 1024 * 1024
-"""As long as less than this is held it is added up less often: over thousands of streams the adding is what costs."""
+"""As long as less than this is held, and less than a quarter of what may be, it is added up less often: over thousands
+of streams the adding is what costs."""
 
 WATCH_INTERVAL_S: Final = 0.005
 """How often a client is looked at whose socket nobody reads, so that its leaving is not an event."""
 
 
 class Streams:
-    """The registry of one process. ``clock`` gives seconds of a monotonic clock."""
+    """The registry of one process. ``clock`` gives seconds of a monotonic clock; over ``max_buffered_bytes`` the door
+    takes no more requests."""
 
-    def __init__(self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop, max_buffered_bytes: int = 4 * CALM_BYTES
+    ) -> None:
         self._clock = clock
         self._loop = loop
         self._streams: dict[str, Stream] = {}
@@ -53,6 +57,7 @@ class Streams:
         self.outcomes: Counter[Outcome] = Counter()
         self._stream_bytes = 0
         self._count_at = self._sweep_idle_at = 0.0
+        self._calm_bytes = min(CALM_BYTES, max_buffered_bytes // 4)
         self.body_bytes = 0
         """Request bodies held for routing or another try."""
 
@@ -124,7 +129,7 @@ class Streams:
             self._guarded(stream, partial(stream.check, now))
         if now >= self._count_at:
             self._stream_bytes = sum(stream.buffered_bytes for stream in self._streams.values())
-            is_calm = self._stream_bytes < CALM_BYTES
+            is_calm = self._stream_bytes < self._calm_bytes
             self._count_at = now + (CALM_COUNT_INTERVAL_S if is_calm else COUNT_INTERVAL_S)
         if now >= self._sweep_idle_at:
             self._sweep_idle_at = now + COUNT_INTERVAL_S

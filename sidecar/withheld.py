@@ -6,6 +6,7 @@ Owns that neither head nor body reaches the client before that is known. Must no
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from weakref import WeakMethod
 
 from sidecar.errors import Failure
 from sidecar.rejection import said_error
@@ -51,7 +52,8 @@ class WithheldRelay:
     ) -> None:
         self._as_it_is = as_it_is
         self._as_stream = as_stream
-        self._begin = begin
+        # The stream refers to this relay; a cycle would outlive a stream that ends before its answer begins.
+        self._begin = WeakMethod(begin)
         self._begun: Answer | None = None
         self._session = session
         self._inflater = inflater
@@ -93,7 +95,9 @@ class WithheldRelay:
     def _start(self, answer: Answer) -> None:
         self._begun = answer
         answer.relay.is_last_read = self.is_last_read
-        self._begin(answer)
+        begin = self._begin()
+        if begin is not None:
+            begin(answer)
 
     def _pass_on(self, now: float) -> Answer:
         self._start(self._as_it_is)

@@ -176,7 +176,7 @@ def test_no_upstream_is_asked_for_a_client_that_has_left() -> None:
     rig = Rig()
     rig.stream.client_gone()
     assert not rig.stream.begin(rig.upstream)
-    assert not rig.stream.connected()
+    assert not rig.stream.dialed()
     rig.assert_settled()
 
 

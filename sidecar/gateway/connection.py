@@ -36,6 +36,9 @@ logger = logging.getLogger("sidecar.gateway")
 KEEPALIVE_TIMEOUT_S: Final = 75.0
 """How long a connection may wait for a request: the first one, too."""
 
+UNREAD_ANSWERS_S: Final = 30.0
+"""How long a client that sends requests in a row may leave their answers unread."""
+
 LINGER_S: Final = 10.0
 """How long the rest of a body that nobody wanted is taken, so that its sender gets to read the answer."""
 
@@ -177,6 +180,8 @@ class ClientConnection(web.RequestHandler):
         try:
             while not self._force_close and await self._serve_next():
                 self.idle_since = self._loop.time()
+                if self._messages and not await self._take_turns():
+                    break
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -204,24 +209,24 @@ class ClientConnection(web.RequestHandler):
         request = BaseRequest(
             message, payload, self, _NO_WRITER, cast("asyncio.Task[None]", self._task_handler), self._loop
         )
-        unread = None if payload.is_eof() else payload
-        self._current_request = request if unread is not None else None
+        self._current_request = None if payload.is_eof() else request
         self._request_in_progress = True
         answering = self._handle(request)
         del message, payload, request  # a stream lets go of its request long before its end
         try:
-            keep_alive = await answering
-            if unread is not None and not unread.is_eof() and not self.has_left:
-                await self._linger(unread)
-                keep_alive = keep_alive and unread.is_eof()
-        except ConnectionError:
-            return False
-        except Exception as error:  # noqa: BLE001 - the client is told, whatever it was
-            logger.error(  # noqa: TRY400 - its text may quote the request
-                "request failed: %s", type(error).__name__
-            )
-            self._answer_error(None)
-            return False
+            try:
+                keep_alive = await answering
+            except ConnectionError:
+                keep_alive = False
+            except Exception as error:  # noqa: BLE001 - the client is told, whatever it was
+                logger.error(  # noqa: TRY400 - its text may quote the request
+                    "request failed: %s", type(error).__name__
+                )
+                self._answer_error(None)
+                keep_alive = False
+            # From here on nothing is written: the request has its answer.
+            if self._current_request is not None and not self.has_left:
+                keep_alive = await self._linger(self._current_request.content) and keep_alive
         finally:
             self._current_request = None
             self._request_in_progress = False
@@ -236,16 +241,40 @@ class ClientConnection(web.RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
 
-    async def _linger(self, unread: StreamReader) -> None:
-        """Take the rest of a body in silence: to close on bytes nobody has read would reset the answer."""
-        with contextlib.suppress(TimeoutError, HttpProcessingError, RequestPayloadError):
+    async def _take_turns(self) -> bool:
+        """Between requests that came in one go: others get their turn, and answers wait for a client that reads none.
+        False where it takes none for too long."""
+        await asyncio.sleep(0)
+        if not self.writing_paused:
+            return True
+        try:
+            async with asyncio.timeout(UNREAD_ANSWERS_S):
+                await self._drain_helper()
+        except (TimeoutError, ConnectionError):
+            return False
+        return True
+
+    async def _linger(self, unread: StreamReader) -> bool:
+        """Take the rest of a body in silence: to close on bytes nobody has read would reset the answer. Whether all of
+        it came."""
+        with contextlib.suppress(TimeoutError, HttpProcessingError, RequestPayloadError, OSError):
             async with asyncio.timeout(LINGER_S):
                 while not unread.is_eof() and not self._force_close:
                     await unread.readany()
+        return unread.is_eof()
+
+    def body_taken(self) -> None:
+        """All of the request's body has been read: nothing here needs the request any more."""
+        self._current_request = None
+
+    @property
+    def is_upgrading(self) -> bool:
+        """The parser has stopped behind a request for another protocol, so that no request behind it can be told."""
+        return bool(self._upgraded)
 
     def is_idle_since(self, oldest: float) -> bool:
         """Whether it has been waiting for a request since before ``oldest``, by the loop's clock."""
-        return self._waiter is not None and self.idle_since < oldest
+        return self._waiter is not None and not self._waiter.done() and self.idle_since < oldest
 
     def _answer_error(self, exc: BaseException | None) -> None:
         """Answer a request that could not be parsed, or a bug of ours; nothing of the request is echoed or logged."""

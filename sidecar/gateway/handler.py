@@ -179,6 +179,7 @@ class Gateway:
         inquiry.held.body = body = await read_whole(
             request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes
         )
+        inquiry.connection.body_taken()
         inquiry.peek = peek_body(body)
         inquiry.model = inquiry.model or inquiry.peek.model
 
@@ -252,7 +253,8 @@ class Gateway:
         if transport is None or transport.is_closing():
             return False
         content = request.content
-        keep_alive = request.keep_alive and content.is_eof() and content.exception() is None
+        is_read = content.is_eof() and content.exception() is None
+        keep_alive = request.keep_alive and is_read and not inquiry.connection.is_upgrading
         if request.method == "HEAD" or status == 204:
             if status != 204:
                 headers = [*headers, (b"Content-Length", b"%d" % len(body))]

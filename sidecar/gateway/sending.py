@@ -105,16 +105,21 @@ async def _dial(stream: Stream, target: Target) -> Connection | None:
     """A fresh connection; None when the stream ended or failed meanwhile."""
     dialling = _Dialling()
     stream.dialing(dialling)
+    refusal: Failure | None = None
     try:
         connection = await target.pool.dial()
     except Failure as failure:
-        stream.on_fail(failure, may_resend=False)
-        return None
+        refusal = failure
     except asyncio.CancelledError:
         if not dialling.is_called_off or dialling.task.uncancel():
             raise  # it was not, or not only, the stream that wanted no more
         return None  # the client left, or the process ends: the stream knows
-    if not stream.connected():
+    finally:
+        is_wanted = stream.dialed()  # whatever came of it: a later word must not cancel this task
+    if refusal is not None:
+        stream.on_fail(refusal, may_resend=False)
+        return None
+    if not is_wanted:
         connection.close()
         return None
     return connection
@@ -130,6 +135,7 @@ async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: 
     await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         task.cancel()
+        await asyncio.wait({task})  # it reads the body, and nobody else may until it has stopped
         return
     error = task.exception() if not task.cancelled() else None
     if error is None:

@@ -38,7 +38,13 @@ class Dialler:
         self._tls = tls.client_context(upstream) if upstream.scheme == "https" else None
         self._server_name = tls.server_name(upstream)
         self._proxy = proxy.choose(upstream, environ)
-        self._is_bare = self._proxy is None and self._tls is None and _literal(self._address) is not None
+        self._is_bare = (
+            self._proxy is None
+            and self._tls is None
+            and _literal(self._address) is not None
+            # A smaller one has to be set before the handshake advertises more: the kernel drops what it cannot take.
+            and receive_buffer_bytes == RECEIVE_BUFFER_BYTES
+        )
         self.is_absolute_form = self._proxy is not None and self._tls is None
         self.proxy_headers: tuple[tuple[bytes, bytes], ...] = self._proxy.headers if self._proxy is not None else ()
 
@@ -73,6 +79,8 @@ class Dialler:
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_connection(lambda: protocol, self._address.host, self._address.port)
+        except TimeoutError:
+            raise  # the kernel gave up before we did: no connection in time, all the same
         except OSError as error:
             raise self._refused(self._address, error) from None
         bound_descriptor(transport.get_extra_info("socket").fileno(), self._receive_buffer_bytes)

@@ -27,8 +27,8 @@ AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 def receive_buffer_for(stream_buffer_bytes: int) -> int:
-    """The SO_RCVBUF under which a paused stream stays within its own buffer: half of that fills before the pause, and
-    one read comes on top."""
+    """The SO_RCVBUF under which a paused stream stays within its own buffer: a quarter of that fills before the pause,
+    and one read comes on top."""
     return max(MIN_RECEIVE_BUFFER_BYTES, min(RECEIVE_BUFFER_BYTES, stream_buffer_bytes // 4))
 
 
