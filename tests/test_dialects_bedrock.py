@@ -186,6 +186,13 @@ def test_metadata_behind_the_stop_ends_it_and_is_told_apart() -> None:
     assert dialect.terminated
 
 
+def test_metadata_before_the_stop_ends_it_there() -> None:
+    counted = metadata(usage={"inputTokens": 9})
+    assert converse(counted, stop()) == [Usage(9, native={"inputTokens": 9}), Finish(0, "stop", "end_turn")]
+    rig = Rig(dialect="bedrock-converse").open().feed([HELLO, counted, stop()]).end()
+    assert (rig.outcome, rig.stream.session.warnings) == (Outcome.COMPLETED, ())
+
+
 def test_metadata_alone_ends_nothing() -> None:
     events, dialect = read("bedrock-converse", [metadata(), delta("text", "more")])
     assert events[1:] == [Token(0, "more")]
