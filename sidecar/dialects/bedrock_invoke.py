@@ -146,7 +146,7 @@ class BedrockInvoke:
     def _native(self, native: dict[str, Any], body: bytes) -> Iterable[Event]:
         """What the model itself says in one chunk."""
         frame = Frame(body, b"")
-        events = self._pieces.decode(native) if self._model is None else None
+        events: Iterable[Event] | None = self._pieces.decode(native) if self._model is None else None
         if events is None and self._model is None:
             self._model = next((model() for model in _MODELS if model.recognises(frame)), None)
         if events is None and self._model is not None:
