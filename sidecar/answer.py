@@ -15,7 +15,7 @@ import msgspec
 
 from sidecar.dialects import DIALECTS, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of
-from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, is_extra_chunk
+from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, ExtraChunk
 from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
@@ -194,7 +194,7 @@ def _stream(
         error_frame=lambda failure: dialect.error_frame(failure, spoken.framing),
         joint=framing.joint,
         native_heartbeat=route.native_heartbeat and spoken.framing == "sse",
-        hides=is_extra_chunk if asked.adds_usage and spoken.dialect in REPORTS_ON_REQUEST else None,
+        hides=ExtraChunk() if asked.adds_usage and spoken.dialect in REPORTS_ON_REQUEST else None,
         stream_id=asked.stream_id,
         route=route.name,
         upstream=upstream.name,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from sidecar.dialects.lenient_json import UnparseableError, as_dict, parse
+from sidecar.dialects.lenient_json import UnparseableError, as_dict, parse, text_of
 from sidecar.dialects.upstream_errors import upstream_error
 from sidecar.errors import Failure
 from sidecar.events import UpstreamError
@@ -49,9 +47,9 @@ def said_error(body: bytes) -> UpstreamError | None:
 
 def _parse(body: bytes) -> Any:
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        return body.decode("utf-8", "replace")[:_MAX_TEXT] or None
+        return parse(body)
+    except UnparseableError:
+        return text_of(body)[:_MAX_TEXT] or None
 
 
 def _words(native: Any) -> tuple[str, str]:

@@ -138,6 +138,10 @@ def _add_native(summary: Summary, chunk: bytes) -> None:
         _add_counts(summary, native, "prompt_token_count", "generation_token_count")
     elif "outputs" in native:
         _add_piece(summary, native["outputs"][0]["text"], native["outputs"][0]["stop_reason"])
+    elif "choices" in native:
+        choice = native["choices"][0]
+        said = choice.get("message") or {"content": choice["text"]}
+        _add_piece(summary, said["content"], choice["stop_reason"])
     else:
         _add_converse_event(summary, native)
     if metrics is not None and summary.usage is None:

@@ -413,27 +413,33 @@ def test_credentials_are_told_as_they_are_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "region"),
+    ("host", "region", "service"),
     [
-        ("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1"),
-        ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
-        ("vpce-0a1b-2c.bedrock-runtime.ap-southeast-2.vpce.amazonaws.com", "ap-southeast-2"),
-        ("bedrock-runtime.cn-north-1.amazonaws.com.cn", "cn-north-1"),
-        ("bedrock-mantle.us-east-1.api.aws", "us-east-1"),
-        ("bedrock-runtime.amazonaws.com", ""),
-        ("eu-central-1.example.com", ""),
-        ("bedrock-runtime.eu-central-1.amazonaws.com.example.com", ""),
+        ("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1", "bedrock"),
+        ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1", "bedrock"),
+        ("vpce-0a1b-2c.bedrock-runtime.ap-southeast-2.vpce.amazonaws.com", "ap-southeast-2", "bedrock"),
+        ("bedrock-runtime.cn-north-1.amazonaws.com.cn", "cn-north-1", "bedrock"),
+        ("bedrock-mantle.us-east-1.api.aws", "us-east-1", "bedrock-mantle"),
+        ("aws-external-anthropic.us-east-1.api.aws", "us-east-1", "aws-external-anthropic"),
+        ("bedrock-runtime.amazonaws.com", "", ""),
+        ("eu-central-1.example.com", "", ""),
+        ("bedrock-runtime.eu-central-1.amazonaws.com.example.com", "", ""),
     ],
 )
-def test_the_region_is_the_hosts_unless_it_is_said(host: str, region: str) -> None:
+def test_region_and_service_are_the_hosts_unless_they_are_said(host: str, region: str, service: str) -> None:
     text = with_upstream("credentials: {aws: {file: /k, profile: p}}", url=f"https://{host}")
     if region:
         aws = read(text).upstreams["up"].credentials.aws
-        assert aws == AwsSigning(region, AwsKeySource("/k", "p"), "bedrock")
+        assert aws == AwsSigning(region, AwsKeySource("/k", "p"), service)
     else:
         assert list(refused(text)) == ["upstreams.up.credentials.aws.region"]
     said = with_upstream("credentials: {aws: {file: /k, region: xx-test-1, service: s}}", url=f"https://{host}")
     assert read(said).upstreams["up"].credentials.aws == AwsSigning("xx-test-1", AwsKeySource("/k"), "s")
+
+
+def test_a_host_that_is_not_awss_is_signed_for_as_bedrock() -> None:
+    text = with_upstream("credentials: {aws: {file: /k, region: xx-test-1}}", url="https://bedrock-mantle.example.com")
+    assert read(text).upstreams["up"].credentials.aws == AwsSigning("xx-test-1", AwsKeySource("/k"), "bedrock")
 
 
 def test_a_problem_of_aws_has_its_path_and_line() -> None:

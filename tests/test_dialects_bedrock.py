@@ -186,6 +186,13 @@ def test_metadata_behind_the_stop_ends_it_and_is_told_apart() -> None:
     assert dialect.terminated
 
 
+def test_metadata_before_the_stop_ends_it_there() -> None:
+    counted = metadata(usage={"inputTokens": 9})
+    assert converse(counted, stop()) == [Usage(9, native={"inputTokens": 9}), Finish(0, "stop", "end_turn")]
+    rig = Rig(dialect="bedrock-converse").open().feed([HELLO, counted, stop()]).end()
+    assert (rig.outcome, rig.stream.session.warnings) == (Outcome.COMPLETED, ())
+
+
 def test_metadata_alone_ends_nothing() -> None:
     events, dialect = read("bedrock-converse", [metadata(), delta("text", "more")])
     assert events[1:] == [Token(0, "more")]
@@ -412,6 +419,47 @@ def test_mistral_finishes_each_output() -> None:
     assert dialect.is_finished
 
 
+@pytest.mark.parametrize("key", ["stop_reason", "finish_reason"])
+@pytest.mark.parametrize("said", [{}, {"object": "chat.completion.chunk"}])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ({"message": {"role": "assistant", "content": "Hi"}}, {"message": {"role": "assistant", "content": ""}}),
+        ({"text": "Hi"}, {"text": None}),
+    ],
+)
+def test_mistral_and_deepseek_speak_of_whole_choices(key: str, said: Any, first: Any, last: Any) -> None:
+    events, dialect = read("bedrock-invoke", [aws.chunk({**said, "choices": [{"index": 0, **first, key: None}]})])
+    assert events == [Start(), Token(0, "Hi")]
+    assert (dialect.is_finished, dialect.completes_on_clean_end) == (False, False)
+    (frame,) = frames(aws.chunk({**said, "choices": [{**last, key: "length"}], METRICS: COUNTED}))
+    assert list(dialect.decode(frame)) == [Finish(0, "length", "length"), Usage(9, 3, 12, native=COUNTED)]
+    assert (dialect.is_finished, dialect.terminated, dialect.has_terminator) == (True, False, False)
+
+
+def test_whole_choices_call_count_and_end_as_openais_do() -> None:
+    call = {"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    assert invoke(
+        aws.chunk({"choices": [{"text": "Hi", "stop_reason": 7}, {"message": {"tool_calls": [call]}}]}),
+        aws.chunk({"choices": [{"index": 1, "message": {}, "stop_reason": "tool_calls"}]}),
+        aws.chunk({"choices": [{"index": 0, "text": "", "stop_reason": "something_new"}]}),
+        aws.chunk({"choices": [], "usage": usage, METRICS: COUNTED}),
+    ) == [
+        Token(0, "Hi"),
+        ToolCall(1, 0, '{"x":1}', "a", "f"),
+        Finish(1, "tool_calls", "tool_calls"),
+        Finish(0, "stop", "something_new"),
+        Usage(9, 3, 12, native=usage),
+        Extension(METRICS, COUNTED),
+    ]
+
+
+def test_choices_of_another_shape_are_not_taken_for_these() -> None:
+    bodies: list[Any] = [{"choices": [{"text": {}}]}, {"choices": ["a"]}, {"choices": []}, {"choices": {"text": "a"}}]
+    assert invoke(*map(aws.chunk, bodies)) == [Extension("chunk", body) for body in bodies]
+
+
 def frames(*messages: bytes) -> Iterable[Frame]:
     return make_framing("aws-event-stream", 1 << 20, strict=True).feed(b"".join(messages))
 
@@ -427,6 +475,23 @@ def test_a_body_nobody_knows_is_an_extension_and_ends_with_its_stream() -> None:
     assert events[:4] == [Start(), *(Extension("chunk", body) for body in bodies[:3])]
     assert events[4:] == [Extension("text-generation", bodies[3])]
     assert (dialect.completes_on_clean_end, dialect.is_finished, dialect.terminated) == (True, False, False)
+
+
+KNOWN: list[Any] = [
+    {"messageStart": {"role": "assistant"}},
+    {"contentBlockDelta": {"delta": {"text": "half an ans"}, "contentBlockIndex": 0}},
+    {"outputText": "half an ans"},
+    {"choices": [{"text": "half an ans", "stop_reason": None}]},
+    {"choices": [{"delta": {"content": "half an ans"}}]},
+]
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_one_chunk_nobody_knows_makes_no_clean_end_whole(known: dict[str, Any]) -> None:
+    unknown = {"newEvent": {"x": 1}}
+    for bodies in ((known, unknown), (unknown, known)):
+        rig = Rig(dialect="bedrock-invoke").open().feed([aws.chunk(body) for body in bodies]).end()
+        assert rig.code == "upstream_truncated"
 
 
 def test_metrics_end_a_body_nobody_knows_and_count_it() -> None:

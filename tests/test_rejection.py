@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.errors import Outcome
 from sidecar.rejection import rejection
+from tests.core_support import Rig
 
 SHAPES: list[tuple[Any, str, str]] = [
     ({"error": {"message": "m", "type": "t", "code": "c"}}, "m", "c"),
@@ -42,6 +43,21 @@ def test_what_is_no_json_is_its_text(body: bytes, native: str | None) -> None:
     failure = rejection(502, body, "7")
     assert (failure.native, failure.retryable, failure.retry_after) == (native, True, "7")
     assert failure.message == "the upstream answered with status 502"
+
+
+def test_json_that_only_a_forgiving_reader_takes_is_still_its_words() -> None:
+    failure = rejection(400, b'{"error":{"message":"caf\xe9","type":"t","left":NaN}}')
+    assert (failure.message, failure.provider_code, failure.upstream_status) == ("caf\ufffd", "t", 400)
+
+
+def test_json_nested_too_deep_to_be_told_again_is_its_text() -> None:
+    body = b"[" * 200 + b"]" * 200
+    assert rejection(400, body).native == body.decode()
+
+
+def test_broken_utf8_in_an_error_answer_stays_the_upstreams_own_status() -> None:
+    rig = Rig(format="typed").open(400, content_type="application/json").feed(b'{"error":{"message":"\xff"}}').end()
+    assert rig.code == "upstream_status"
 
 
 def test_aws_names_its_exceptions_in_a_header() -> None:

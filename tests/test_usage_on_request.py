@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.dialects.usage_on_request import asking_for_usage, includes_usage, is_extra_chunk
+from sidecar.dialects.usage_on_request import ExtraChunk, asking_for_usage, includes_usage
 from sidecar.errors import Outcome
 from sidecar.events import Frame, Token, Usage
 from tests.app_support import CHAT, MESSAGES, answering, asked, before, on_uvloop, request, stream
@@ -117,7 +117,40 @@ def test_who_asks_by_himself(options: Any, *, asks: bool) -> None:
 
 def test_only_a_chunk_of_nothing_but_counts_is_extra() -> None:
     usage = Usage(9, 1, 10, native=USAGE)
-    assert is_extra_chunk(Frame(b'{"choices":[],"usage":{}}', b""), [usage])
-    assert not is_extra_chunk(Frame(b'{"choices":[{"delta":{}}],"usage":{}}', b""), [usage])
-    assert not is_extra_chunk(Frame(b'{"choices":[],"usage":{}}', b""), [Token(0, "a"), usage])
-    assert not is_extra_chunk(Frame(b'{"choices":[]}', b""), [])
+    is_extra = ExtraChunk()
+    assert is_extra(Frame(b'{"choices":[],"usage":{}}', b""), [usage])
+    assert not is_extra(Frame(b'{"choices":[{"delta":{}}],"usage":{}}', b""), [usage])
+    assert not is_extra(Frame(b'{"choices":[],"usage":{}}', b""), [Token(0, "a"), usage])
+    assert not is_extra(Frame(b'{"choices":[]}', b""), [])
+
+
+CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("always", "last", "hides"),
+    [
+        ({}, {"system_fingerprint": None, "service_tier": None, "obfuscation": "x", "timings": {}}, True),
+        ({"system_fingerprint": "fp", "service_tier": "default", "provider": "p"}, {}, True),
+        ({}, {"timings": {"prompt_n": 1}}, False),
+        ({}, {"sla_metrics": {"ttft_ms": 3}}, False),
+        ({}, {"system_fingerprint": "late"}, False),
+        ({"system_fingerprint": None}, {"system_fingerprint": "late"}, False),
+        ({"system_fingerprint": "fp"}, {"system_fingerprint": "another"}, False),
+        ({}, {"something_new": True}, False),
+    ],
+)
+@on_uvloop
+async def test_a_chunk_with_news_beside_its_counts_is_passed_on(always: Any, last: Any, *, hides: bool) -> None:
+    def chunk(**fields: Any) -> bytes:
+        return b"data: " + msgspec.json.encode({**CHUNK, **always, **fields}) + b"\n\n"
+
+    text = [chunk(choices=[{"index": 0, "delta": {"content": word}}]) for word in ("a", "b", "c")]
+    finish = chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    extra = chunk(choices=[], usage=USAGE, **last)
+    async with (
+        answering(stream([*text, finish, extra, DONE])) as upstream,
+        before(upstream.address, route={"usage": "request"}) as app,
+    ):
+        reply = await asked(app, request("POST", CHAT, b'{"model":"m","stream":true}', JSON))
+    assert reply.body == b"".join([*text, finish, *([] if hides else [extra]), DONE])

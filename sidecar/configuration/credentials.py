@@ -19,6 +19,8 @@ _REGION: Final = re.compile(r"[a-z]{2,4}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}")
 _SERVICE: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _PROFILE: Final = re.compile(r"[^\[\]\x00-\x1f\x7f]{1,128}")
 _AWS_HOST: Final = re.compile(r".+\.(?:amazonaws\.(?:com|eu|com\.cn)|api\.aws)")
+_HOST_SERVICES: Final = frozenset({"bedrock-mantle", "aws-external-anthropic"})
+"""Labels of AWS hosts that are also the name signed by; Bedrock's other hosts are signed for as ``bedrock``."""
 _AWS_KEY_ID: Final = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 
 
@@ -65,7 +67,7 @@ def _read_aws(beside: Section, host: str) -> AwsSigning | None:
     if not region and "region" not in section:
         section.complain("region", "is missing, and the host of the url names none")
     keys = _read_aws_keys(section)
-    service = section.checked("service", _aws_service, "bedrock")
+    service = section.checked("service", _aws_service, _service_of(host))
     return AwsSigning(region, keys, service) if region and keys is not None else None
 
 
@@ -91,9 +93,16 @@ def _read_aws_keys(section: Section) -> AwsKeySource | None:
 
 def _region_of(host: str) -> str:
     """The region that an AWS host name holds; "" for none."""
-    if not _AWS_HOST.fullmatch(host):
-        return ""
-    return next((label for label in host.split(".") if _REGION.fullmatch(label)), "")
+    return next((label for label in _aws_labels(host) if _REGION.fullmatch(label)), "")
+
+
+def _service_of(host: str) -> str:
+    """What the vendors' own packages sign by for an upstream at ``host``."""
+    return next((label for label in _aws_labels(host) if label in _HOST_SERVICES), "bedrock")
+
+
+def _aws_labels(host: str) -> list[str]:
+    return host.split(".") if _AWS_HOST.fullmatch(host) else []
 
 
 def _credential_header(text: str) -> str:

@@ -52,6 +52,7 @@ class BedrockInvoke:
         "_has_unknown",
         "_has_usage",
         "_is_guarded",
+        "_is_understood",
         "_message",
         "_model",
         "_pieces",
@@ -66,6 +67,7 @@ class BedrockInvoke:
         self._has_usage = False
         self._has_metrics = False
         self._has_unknown = False
+        self._is_understood = False
         self._is_guarded = False
 
     def decode(self, frame: Frame) -> Sequence[Event]:
@@ -97,7 +99,7 @@ class BedrockInvoke:
     @property
     def completes_on_clean_end(self) -> bool:
         """A stream in which nothing was understood has no other end."""
-        return self._has_unknown and self._model is None and not self._message.is_finished and not self._pieces.begun
+        return self._has_unknown and not self._is_understood
 
     @property
     def terminated(self) -> bool:
@@ -144,14 +146,15 @@ class BedrockInvoke:
     def _native(self, native: dict[str, Any], body: bytes) -> Iterable[Event]:
         """What the model itself says in one chunk."""
         frame = Frame(body, b"")
-        if self._model is None:
+        events: Iterable[Event] | None = self._pieces.decode(native) if self._model is None else None
+        if events is None and self._model is None:
             self._model = next((model() for model in _MODELS if model.recognises(frame)), None)
-        if self._model is not None:
-            return self._model.decode(frame)
-        if not EVENT_TYPES.isdisjoint(native):
-            return [event for kind, value in native.items() for event in self._message.decode(kind, as_dict(value))]
-        events = self._pieces.decode(native)
+        if events is None and self._model is not None:
+            events = self._model.decode(frame)
+        if events is None and not EVENT_TYPES.isdisjoint(native):
+            events = [event for kind, value in native.items() for event in self._message.decode(kind, as_dict(value))]
         if events is not None:
+            self._is_understood = True
             return events
         self._has_unknown = True
         extension = named_extension("", native)

@@ -40,13 +40,14 @@ _SERVER_TOOL: Final = "server_tool_use"
 class ConverseMessage:
     """What is known of one message so far. It is one choice, number 0."""
 
-    __slots__ = ("_calls", "_image_types", "_server_blocks", "is_finished", "is_over")
+    __slots__ = ("_calls", "_has_metadata", "_image_types", "_server_blocks", "is_finished", "is_over")
 
     def __init__(self) -> None:
         self.is_finished = False
         """``messageStop`` has come."""
         self.is_over = False
-        """So has the ``metadata`` behind it, the last that is said of a message."""
+        """So has ``metadata``; the two are the last that is said of a message, in either order."""
+        self._has_metadata = False
         self._calls = ToolCalls(0)
         # Of the blocks that are open: those the service itself acts in, and which type an image has.
         self._server_blocks: set[int] = set()
@@ -113,12 +114,14 @@ class ConverseMessage:
     def _stop(self, fields: dict[str, Any]) -> Iterator[Event]:
         native = as_text(fields.get("stopReason"))
         self.is_finished = True
+        self.is_over = self._has_metadata
         yield Finish(0, FINISH_REASONS.get(native, "stop"), native)
         more = fields.get("additionalModelResponseFields")
         if more is not None:
             yield Extension("additionalModelResponseFields", more)
 
     def _metadata(self, fields: dict[str, Any]) -> Iterator[Event]:
+        self._has_metadata = True
         self.is_over = self.is_finished
         usage = as_dict(fields.get("usage"))
         if usage:

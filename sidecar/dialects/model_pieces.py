@@ -1,4 +1,4 @@
-"""Models whose streams are bare pieces of text with counts beside them: Titan, Llama, Mistral and the old Claude.
+"""Models whose streams are bare pieces of text with counts beside them: Titan, Llama, Mistral, DeepSeek, old Claude.
 
 Owns their shapes and their finish words. Must not know what wraps a piece.
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.openai_choice import Choice
+from sidecar.dialects.token_usage import openai_usage
 from sidecar.events import Event, Finish, FinishReason, Token, Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -24,13 +26,14 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 class ModelPieces:
     """What is known of such a stream so far."""
 
-    __slots__ = ("_finished", "_prompt_tokens", "begun")
+    __slots__ = ("_choices", "_finished", "_prompt_tokens", "begun")
 
     def __init__(self) -> None:
         self.begun: set[int] = set()
         """The choices that have been seen."""
         self._finished: set[int] = set()
         self._prompt_tokens: Any = None
+        self._choices: dict[int, Choice] = {}
 
     @property
     def is_finished(self) -> bool:
@@ -53,7 +56,29 @@ class ModelPieces:
             return [
                 event for at, output in enumerate(outputs) for event in self._choice(at, output, "text", "stop_reason")
             ]
-        return None
+        return self._chat(piece)
+
+    def _chat(self, piece: dict[str, Any]) -> list[Event] | None:
+        choices = [as_dict(choice) for choice in as_list(piece.get("choices"))]
+        usage = as_dict(piece.get("usage"))
+        is_last = bool(self._choices and usage) and piece.get("choices") == []
+        if not (choices or is_last) or not all(map(_is_whole_choice, choices)):
+            return None
+        return [*self._chat_choices(choices), *([openai_usage(usage)] if usage else [])]
+
+    def _chat_choices(self, choices: list[dict[str, Any]]) -> Iterator[Event]:
+        """Mistral's newer models and DeepSeek: OpenAI's choices, but with a ``message`` or a ``text`` for a delta."""
+        for at, fields in enumerate(choices):
+            given = as_int(fields.get("index"))
+            index = at if given is None else given
+            self.begun.add(index)
+            choice = self._choices.setdefault(index, Choice(index))
+            message = fields.get("message")
+            delta = message if isinstance(message, dict) else {"content": fields.get("text")}
+            native = as_text(fields.get("stop_reason")) or as_text(fields.get("finish_reason"))
+            yield from choice.decode({"delta": delta, "finish_reason": native})
+            if native:
+                self._finished.add(index)
 
     def _choice(self, index: int, fields: dict[str, Any], text_key: str, reason_key: str) -> Iterator[Event]:
         self.begun.add(index)
@@ -79,3 +104,7 @@ class ModelPieces:
 def _has_text(piece: dict[str, Any], key: str) -> bool:
     """``key`` holds text or null: with anything else in it the piece is of another shape."""
     return key in piece and (piece[key] is None or isinstance(piece[key], str))
+
+
+def _is_whole_choice(choice: dict[str, Any]) -> bool:
+    return "delta" not in choice and (isinstance(choice.get("message"), dict) or _has_text(choice, "text"))

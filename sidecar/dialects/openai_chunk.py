@@ -20,7 +20,7 @@ from sidecar.events import Event, Extension, UpstreamError
 EXTENSION_KEYS: Final = ("prompt_filter_results", "moderation", "sglext", "prompt_progress")
 """Keys of a chunk that are events of their own: a vendor sends a whole chunk for them."""
 
-_SILENT_KEYS = frozenset(
+SILENT_KEYS: Final = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"}
 )
 """Keys that, with no choices and no usage, say nothing at all."""
@@ -42,7 +42,7 @@ def vendor_extensions(payload: dict[str, Any], *, is_bare: bool) -> Iterator[Eve
     for key in known:
         yield Extension(key, payload[key])
     if is_bare and not known and not as_dict(payload.get("usage")):
-        unknown = [key for key, value in payload.items() if key not in _SILENT_KEYS and value]
+        unknown = [key for key, value in payload.items() if key not in SILENT_KEYS and value]
         if unknown:
             yield named_extension(unknown[0] if len(unknown) == 1 else "", payload)
 
