@@ -33,7 +33,9 @@ def cohere_client(base_url: str, http: httpx.Client) -> cohere.ClientV2:
 
 def cohere_events(client: cohere.ClientV2) -> Iterator[Any]:
     """Every event of one streamed answer."""
-    return client.chat_stream(model="m", messages=[cohere.UserChatMessageV2(content="hi")])
+    return client.chat_stream(
+        model="m", messages=[cohere.UserChatMessageV2(content="hi")], request_options={"max_retries": 0}
+    )
 
 
 def read_cohere(body: bytes) -> Summary:

@@ -74,7 +74,9 @@ class Packages:
         self.ollama = ollama.Client(host=base, trust_env=False)
         stack.callback(self.ollama._client.close)
         older_http = stack.enter_context(httpx.Client(trust_env=False))
-        options = types.HttpOptions(base_url=base, httpx_client=older_http)
+        options = types.HttpOptions(
+            base_url=base, httpx_client=older_http, retry_options=types.HttpRetryOptions(attempts=1)
+        )
         self.google = genai.Client(api_key="k", http_options=options)
         self.bedrock = stack.enter_context(bedrock_client(base))
         self.cohere = cohere_client(base, older_http)
