@@ -102,11 +102,12 @@ AWS = aws.EVENT_STREAM
         ("/v2/chat", SSE, "cohere"),
         ("/v2/models/m/generate_stream", SSE, "triton"),
         ("/v2/models/m/versions/1/generate_stream", SSE, "triton"),
-        ("/generate_stream", SSE, "tgi"),
-        ("/models/tgi/generate_stream", SSE, "tgi"),
-        ("/completion", SSE, "llamacpp"),
-        ("/infill", SSE, "llamacpp"),
-        ("/generate", SSE, "sglang"),
+        ("/generate_stream", SSE, "opaque-sse"),
+        ("/models/tgi/generate_stream", SSE, "opaque-sse"),
+        ("/completion", SSE, "opaque-sse"),
+        ("/completions", SSE, "opaque-sse"),
+        ("/infill", SSE, "opaque-sse"),
+        ("/generate", SSE, "opaque-sse"),
         ("/generate", "application/json", None),
         ("/v1/streams/abc123", SSE, "replicate"),
         ("/v1/streams/abc/123", SSE, "opaque-sse"),
@@ -126,6 +127,7 @@ AWS = aws.EVENT_STREAM
         ("/v1beta/interactions/v1_abc/cancel", SSE, "opaque-sse"),
         ("/v1beta/interactions", JSON, None),
         ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", SSE, "anthropic"),
+        ("/v1/projects/p/locations/l/publishers/mistralai/models/c:streamRawPredict", SSE, "opaque-sse"),
         ("/model/anthropic.claude-3:0/converse-stream", AWS, "bedrock-converse"),
         ("/model/arn:aws:bedrock:us-east-1:1:inference-profile%2Fx/converse-stream", AWS, "bedrock-converse"),
         ("/aws/model/meta.llama3-1:0/invoke-with-response-stream", AWS, "bedrock-invoke"),
@@ -145,9 +147,9 @@ def test_auto_detection(path: str, content_type: str, dialect: str | None) -> No
 
 @pytest.mark.parametrize(
     ("content_type", "found"),
-    [(SSE, "anthropic"), (NDJSON, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
+    [(SSE, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
 )
-def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: str, found: Any) -> None:
+def test_a_configured_dialect_wins_over_types_that_are_often_wrong(content_type: str, found: Any) -> None:
     assert detect("/anything", content_type, "anthropic") == (found and Spoken(found, "sse"))
 
 
@@ -158,11 +160,20 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
         ("/v1beta/interactions", "gemini", SSE, "gemini-interactions"),
         ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "gemini", SSE, "anthropic"),
         ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
-        ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
         ("/proxy/generate", "gemini", SSE, "gemini"),
-        ("/proxy/generate", "openai-chat", SSE, "sglang"),
         ("/completion", "bedrock-converse", aws.EVENT_STREAM, "bedrock-converse"),
         ("/v2/chat", "gemini", SSE, "cohere"),
+        ("/completions", "llamacpp", SSE, "llamacpp"),
+        ("/v1/completions", "llamacpp", SSE, "openai-completions"),
+        ("/completions", "openai-completions", SSE, "openai-completions"),
+        ("/completions", "replicate", SSE, "replicate"),
+        ("/completion", "llamacpp", SSE, "llamacpp"),
+        ("/proxy/generate", "sglang", SSE, "sglang"),
+        ("/openai/v1/chat/completions", "triton", SSE, "openai-chat"),
+        ("/openai/v1/completions", "triton-accumulated", SSE, "openai-completions"),
+        ("/v2/models/m/generate_stream", "triton-accumulated", SSE, "triton-accumulated"),
+        ("/v2/models/m/generate_stream", "openai-chat", SSE, "triton"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "openai-chat", SSE, "openai-chat"),
     ],
 )
 def test_what_one_server_answers_beside_a_configured_dialect(
@@ -174,11 +185,31 @@ def test_what_one_server_answers_beside_a_configured_dialect(
 
 
 @pytest.mark.parametrize(
+    ("path", "configured", "content_type", "dialect"),
+    [
+        ("/v1/chat", "cohere", "application/stream+json", "opaque-ndjson"),
+        ("/api/pull", "openai-chat", NDJSON, "opaque-ndjson"),
+        ("/v1beta/models/g:streamGenerateContent", "gemini", NDJSON, "opaque-ndjson"),
+        ("/x", "openai-chat", AWS, "opaque-aws-event-stream"),
+        ("/completions", "auto", SSE, "opaque-sse"),
+        ("/completion", "openai-chat", SSE, "opaque-sse"),
+        ("/proxy/generate", "openai-chat", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "auto", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "gemini", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "anthropic", SSE, "opaque-sse"),
+    ],
+)
+def test_where_the_first_frame_decides(path: str, configured: str, content_type: str, dialect: str) -> None:
+    spoken = detect(path, content_type, configured)
+    assert spoken is not None
+    assert (spoken.dialect, spoken.is_certain) == (dialect, False)
+
+
+@pytest.mark.parametrize(
     ("path", "content_type", "framing"),
     [
         ("/v1beta/models/g:streamGenerateContent", JSON, "json-array"),
         ("/v1beta/models/g:streamGenerateContent", SSE, "sse"),
-        ("/v1beta/models/g:streamGenerateContent", NDJSON, "sse"),
         ("/v1beta/models/g:generateContent", JSON, None),
         ("/v1beta/models/g:generateContent", SSE, "sse"),
         ("/v1beta/interactions", JSON, None),
@@ -197,6 +228,10 @@ def test_plain_json_is_a_stream_only_where_the_path_says_so(path: str, content_t
         ("/v1beta/models/g:streamGenerateContent", "auto", "gemini"),
         ("/anything", "anthropic", "anthropic"),
         ("/anything", "auto", None),
+        ("/generate", "auto", None),
+        ("/generate", "sglang", "sglang"),
+        ("/completions", "auto", None),
+        ("/v1/completions", "llamacpp", "openai-completions"),
     ],
 )
 def test_what_a_stream_request_should_be_answered_in(path: str, configured: str, known: str | None) -> None:
@@ -252,6 +287,9 @@ FIRST_FRAMES = [
     ("sse", b'{"model_name":"m","model_version":"1","text_output":"a"}', "triton"),
     ("sse", b'{"index":0,"content":"a","stop":false,"id_slot":0,"tokens_predicted":1}', "llamacpp"),
     ("sse", b'{"text":"a","meta_info":{"id":"r","finish_reason":null}}', "sglang"),
+    ("sse", b'[{"text":"a","meta_info":{"id":"r","finish_reason":null}}]', "sglang"),
+    ("sse", b'{"token":{"id":1,"text":"a","logprob":0}}', "tgi"),
+    ("sse", b'{"token":"a"}', None),
     ("sse", b'{"error":"words"}', None),
     ("sse", b'{"content":"a","stop":false}', None),
     ("sse", b'{"text":"a"}', None),
@@ -303,7 +341,6 @@ def test_what_streams_unasked(path: str, does: bool) -> None:
 
 
 def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
-    assert detect("/completion", SSE, "openai-chat") == Spoken("llamacpp", "sse")
     assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
     assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
     assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")

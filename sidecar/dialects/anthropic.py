@@ -71,7 +71,7 @@ class Anthropic:
 
     name: ClassVar[str] = "anthropic"
     framings: ClassVar[tuple[str, ...]] = ("sse",)
-    paths: ClassVar[tuple[str, ...]] = ("/v1/messages", ":streamRawPredict")
+    paths: ClassVar[tuple[str, ...]] = ("/v1/messages", "/publishers/anthropic/models/*:streamRawPredict")
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
