@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sidecar.dialects import DIALECTS, make_dialect
+from sidecar.dialects import DIALECTS, OPAQUE, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, is_extra_chunk
 from sidecar.errors import Failure
@@ -38,6 +38,7 @@ _MAX_REJECTION_BYTES: Final = 64 * 1024
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _BODYLESS: Final = frozenset({204, 304})
 _CORS: Final = b"access-control-"
+_UNKNOWN: Final = OPAQUE["sse"].name
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -108,9 +109,9 @@ def choose(
     if spoken is not None and head.status not in _BODYLESS:
         return _stream(asked, head, route, upstream, session, log, spoken, coding)
     plain = _plain(asked, head, log)
-    dialect = dialect_of(asked.path, upstream.dialect)
+    dialect = dialect_of(asked.path, upstream.dialect) or _UNKNOWN
     is_typed_stream = is_success and asked.format == "typed" and asked.wants_stream and plain.mode is not BodyMode.NONE
-    if not is_typed_stream or dialect is None or not _may_say_error(content_type, coding):
+    if not is_typed_stream or not _may_say_error(content_type, coding):
         return plain
     spoken = Spoken(dialect, DIALECTS[dialect].framings[0])
     stream = _stream(asked, head, route, upstream, session, log, spoken, coding)

@@ -51,6 +51,25 @@ def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, ex
     assert not dialect.terminated
 
 
+@pytest.mark.parametrize("name", ["opaque-sse", "opaque-ndjson"])
+@pytest.mark.parametrize(
+    ("data", "message", "native"),
+    [
+        (b'{"error":{"message":"m","code":502}}', "m", {"message": "m", "code": 502}),
+        (b'{"status":"s","error":"m"}', "m", {"status": "s", "error": "m"}),
+        (b'[{"error":{"message":"m"}}]', "m", {"message": "m"}),
+        (b'{"error":null}', None, None),
+    ],
+)
+def test_an_object_with_an_error_is_one_in_an_unknown_stream(
+    name: str, data: bytes, message: str | None, native: Any
+) -> None:
+    events = list(DIALECTS[name]().decode(Frame(data, data)))
+    errors = [event for event in events if isinstance(event, UpstreamError)]
+    assert [(error.message, error.native) for error in errors] == ([(message, native)] if message else [])
+    assert len(events) == 2
+
+
 def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
     completing = {name for name, kind in DIALECTS.items() if kind().completes_on_clean_end}
     assert completing == {"raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"}
@@ -346,7 +365,7 @@ def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
     assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")
 
 
-ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings and not name.startswith("opaque-")]
+ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings]
 
 
 @pytest.mark.parametrize("name", ERROR_EVENTS)
