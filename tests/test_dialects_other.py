@@ -290,9 +290,9 @@ FIRST_FRAMES = [
     ("sse", b'{"choices":[{"index":0,"text":"a"}]}', "openai-completions"),
     ("sse", b'{"type":"response.created","response":{"id":"r"}}', "openai-responses"),
     ("sse", b'{"type":"response.output_text.delta","sequence_number":9,"delta":"a"}', "openai-responses"),
-    ("sse", b'{"type":"keepalive","sequence_number":0}', "openai-responses"),
+    ("sse", b'{"type":"keepalive","sequence_number":0}', None),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
-    ("sse", b'{"type":"ping"}', "anthropic"),
+    ("sse", b'{"type":"ping"}', None),
     ("sse", b'{"type":"vertex_event"}', "anthropic"),
     ("sse", b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]}}]}', "gemini"),
     ("sse", b'{"candidates":[{"finishReason":"SAFETY"}],"usageMetadata":{}}', "gemini"),
@@ -332,6 +332,42 @@ def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: by
     assert undecided.plain_start == known.plain_start
     assert undecided.has_terminator == known.has_terminator
     assert undecided.tolerates_partial_frame == known.tolerates_partial_frame
+
+
+EMPTY_CHUNK = b'{"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0}]}'
+CHAT_CHUNK = b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}'
+MESSAGE_START = b'{"type":"message_start","message":{"id":"m"}}'
+TEXT_DELTA = b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}'
+
+
+@pytest.mark.parametrize(
+    ("before", "frames", "name"),
+    [
+        ([EMPTY_CHUNK], [CHAT_CHUNK], "openai-chat"),
+        ([b'{"type":"ping"}'] * 15, [MESSAGE_START, TEXT_DELTA], "anthropic"),
+        (
+            [b'{"type":"keepalive"}'],
+            [
+                b'{"type":"response.created","response":{"id":"r"}}',
+                b'{"type":"response.output_text.delta","output_index":0,"content_index":0,"item_id":"m","delta":"a"}',
+            ],
+            "openai-responses",
+        ),
+        ([b'{"type":"ping"}'] * 16, [MESSAGE_START, TEXT_DELTA], "opaque-sse"),
+        ([], [b'{"type":"ping"}', b'{"type":"progress"}'], "opaque-sse"),
+    ],
+)
+def test_a_frame_that_says_nothing_decides_nothing(before: list[bytes], frames: list[bytes], name: str) -> None:
+    undecided = make_dialect("opaque-sse", "sse", is_certain=False)
+    events = [event for data in (*before, *frames) for event in undecided.decode(Frame(data, data))]
+    events += undecided.finish()
+    assert only_start_first(events)
+    assert (Token(0, "a") in events) == (name != "opaque-sse")
+    assert len([event for event in events if isinstance(event, Extension)]) >= len(before)
+    known = DIALECTS[name]
+    assert undecided.has_terminator == known().has_terminator
+    assert undecided.completes_on_clean_end == known().completes_on_clean_end
+    assert undecided.plain_start == known().plain_start
 
 
 @pytest.mark.parametrize(("name", "path"), handmade_streams(), ids=lambda part: getattr(part, "stem", part))

@@ -134,8 +134,8 @@ class Anthropic:
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
-        """A ``message_start``, or the ping or error that may come before it."""
-        return as_text(object_of(frame).get("type")) in {"message_start", "ping", "vertex_event"}
+        """A ``message_start``, or the ``vertex_event`` that may come before it."""
+        return as_text(object_of(frame).get("type")) in {"message_start", "vertex_event"}
 
     @classmethod
     def error_frame(cls, failure: Failure, framing: str) -> bytes:
