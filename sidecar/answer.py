@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from sidecar.dialects import DIALECTS, make_dialect
+from sidecar.dialects import DIALECTS, OPAQUE, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, ExtraChunk
 from sidecar.errors import Failure
@@ -22,6 +22,7 @@ from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
 from sidecar.headers import response_headers, stream_headers
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
+from sidecar.routing import sent_path
 from sidecar.withheld import WithheldRelay
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ _MAX_REJECTION_BYTES: Final = 64 * 1024
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _BODYLESS: Final = frozenset({204, 304})
 _CORS: Final = b"access-control-"
+_UNKNOWN: Final = OPAQUE["sse"].name
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a client asked for, as far as the answer depends on it. ``model`` is "" where the request names none."""
+    """What a client asked for, as far as the answer depends on it. ``model`` is "" where the request names none.
+
+    ``path`` is the client's own; what the answer speaks goes by `sent_path`."""
 
     stream_id: str
     method: str
@@ -104,13 +108,14 @@ def choose(
         return Answer(collector, is_stream=False, format="typed")
     if is_success and asked.wants_stream and content_type in _HTML:
         raise Failure("upstream_not_a_stream", f"the upstream answered a stream request with {content_type}")
-    spoken = _spoken(asked, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
+    path = sent_path(route, upstream, asked.path)
+    spoken = _spoken(asked, path, content_type, has_length, upstream) if is_success and asked.method != "HEAD" else None
     if spoken is not None and head.status not in _BODYLESS:
         return _stream(asked, head, route, upstream, session, log, spoken, coding)
     plain = _plain(asked, head, log)
-    dialect = dialect_of(asked.path, upstream.dialect)
+    dialect = dialect_of(path, upstream.dialect) or _UNKNOWN
     is_typed_stream = is_success and asked.format == "typed" and asked.wants_stream and plain.mode is not BodyMode.NONE
-    if not is_typed_stream or dialect is None or not _may_say_error(content_type, coding):
+    if not is_typed_stream or not _may_say_error(content_type, coding):
         return plain
     spoken = Spoken(dialect, DIALECTS[dialect].framings[0])
     stream = _stream(asked, head, route, upstream, session, log, spoken, coding)
@@ -144,9 +149,9 @@ def _essentials(head: ResponseHead) -> tuple[str, str, bool]:
     return content_type, "" if coding == "identity" else coding, has_length
 
 
-def _spoken(asked: Asked, content_type: str, has_length: bool, upstream: Upstream) -> Spoken | None:
+def _spoken(asked: Asked, path: str, content_type: str, has_length: bool, upstream: Upstream) -> Spoken | None:
     """What a successful answer speaks, None where it is no stream."""
-    spoken = detect(asked.path, content_type, upstream.dialect)
+    spoken = detect(path, content_type, upstream.dialect)
     is_text = content_type == "text/plain" and upstream.dialect != "raw"
     if is_text and (has_length or not asked.wants_stream):
         return None  # any text file is text/plain: without a sign of streaming it is just a body

@@ -64,6 +64,7 @@ class Relay:
         "_format",
         "_frame_end",
         "_framing",
+        "_has_frames",
         "_last",
         "_literal_at",
         "_literal_end",
@@ -107,6 +108,7 @@ class Relay:
         self._literal_at = self._literal_end = 0
         self._text_template = b""
         self._last = b""
+        self._has_frames = False
         self.is_terminated = False
         self.is_last_read = False
 
@@ -213,6 +215,7 @@ class Relay:
         """One frame through the codecs."""
         if frame.data is None or self.is_terminated:
             return self._format.encode(frame, _NO_EVENTS)
+        self._has_frames = True
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
         if self._session.first_content_at is None and self._dialect.completes_on_clean_end and _is_unknown(events):
@@ -230,7 +233,9 @@ class Relay:
             self._session.advance(held_back, now)
             out.append(self._format.encode(_NO_FRAME, held_back))
         outcome, verdict = self._judge(failure)
-        if outcome is Outcome.COMPLETED:
+        # A whole body without a single frame is in another framing than was thought: the client may well read it.
+        is_unread = failure is None and self._framing.flaw is None and not self._has_frames
+        if outcome is Outcome.COMPLETED or (is_unread and self._passes_raw):
             out.append(self._format.encode(Frame(None, self._framing.take_pending()), _NO_EVENTS))
         self._last += b"".join(out)
         return outcome, verdict
@@ -253,8 +258,9 @@ class Relay:
         if self._dialect.terminated:
             return Outcome.COMPLETED, None
         flaw = self._framing.flaw
-        if flaw is not None and (failure is None or flaw.code == "malformed_upstream"):
-            return flaw.outcome, flaw
+        if flaw is not None:
+            said = flaw if failure is None or flaw.code == "malformed_upstream" else failure
+            return said.outcome, said
         # Without a terminator, half a frame behind the finish marks is more of the answer that was cut off.
         if self._dialect.is_finished and (self._dialect.has_terminator or not self._framing.pending):
             if self._dialect.has_terminator:

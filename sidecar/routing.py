@@ -207,13 +207,19 @@ def target_path(route: Route, upstream: Upstream, target: str, model: str | None
     path, query = split_target(target)
     if not _SENDABLE.fullmatch(query):
         raise Failure("bad_request", "the request's query is not acceptable")
+    path = sent_path(route, upstream, path)
+    if model is not None:
+        path = _with_model(path, model)
+    return f"{path}{query}"
+
+
+def sent_path(route: Route, upstream: Upstream, path: str) -> str:
+    """A request's path, raw or decoded and without a query, as ``upstream`` is asked for it."""
     if route.rewrite:
         path = route.rewrite
     elif route.strip_prefix:
         path = _without_prefix(path, route.strip_prefix)
-    if model is not None:
-        path = _with_model(path, model)
-    return f"{upstream.base_path}{path}{query}"
+    return upstream.base_path + path
 
 
 def _without_prefix(path: str, prefix: str) -> str:

@@ -51,6 +51,25 @@ def test_unknown_streams_pass_frame_by_frame(data: bytes, name: bytes | None, ex
     assert not dialect.terminated
 
 
+@pytest.mark.parametrize("name", ["opaque-sse", "opaque-ndjson"])
+@pytest.mark.parametrize(
+    ("data", "message", "native"),
+    [
+        (b'{"error":{"message":"m","code":502}}', "m", {"message": "m", "code": 502}),
+        (b'{"status":"s","error":"m"}', "m", {"status": "s", "error": "m"}),
+        (b'[{"error":{"message":"m"}}]', "m", {"message": "m"}),
+        (b'{"error":null}', None, None),
+    ],
+)
+def test_an_object_with_an_error_is_one_in_an_unknown_stream(
+    name: str, data: bytes, message: str | None, native: Any
+) -> None:
+    events = list(DIALECTS[name]().decode(Frame(data, data)))
+    errors = [event for event in events if isinstance(event, UpstreamError)]
+    assert [(error.message, error.native) for error in errors] == ([(message, native)] if message else [])
+    assert len(events) == 2
+
+
 def test_only_streams_without_end_marks_complete_on_a_clean_end() -> None:
     completing = {name for name, kind in DIALECTS.items() if kind().completes_on_clean_end}
     assert completing == {"raw", "opaque-sse", "opaque-ndjson", "opaque-aws-event-stream"}
@@ -102,11 +121,12 @@ AWS = aws.EVENT_STREAM
         ("/v2/chat", SSE, "cohere"),
         ("/v2/models/m/generate_stream", SSE, "triton"),
         ("/v2/models/m/versions/1/generate_stream", SSE, "triton"),
-        ("/generate_stream", SSE, "tgi"),
-        ("/models/tgi/generate_stream", SSE, "tgi"),
-        ("/completion", SSE, "llamacpp"),
-        ("/infill", SSE, "llamacpp"),
-        ("/generate", SSE, "sglang"),
+        ("/generate_stream", SSE, "opaque-sse"),
+        ("/models/tgi/generate_stream", SSE, "opaque-sse"),
+        ("/completion", SSE, "opaque-sse"),
+        ("/completions", SSE, "opaque-sse"),
+        ("/infill", SSE, "opaque-sse"),
+        ("/generate", SSE, "opaque-sse"),
         ("/generate", "application/json", None),
         ("/v1/streams/abc123", SSE, "replicate"),
         ("/v1/streams/abc/123", SSE, "opaque-sse"),
@@ -126,6 +146,7 @@ AWS = aws.EVENT_STREAM
         ("/v1beta/interactions/v1_abc/cancel", SSE, "opaque-sse"),
         ("/v1beta/interactions", JSON, None),
         ("/v1/projects/p/locations/l/publishers/anthropic/models/c:streamRawPredict", SSE, "anthropic"),
+        ("/v1/projects/p/locations/l/publishers/mistralai/models/c:streamRawPredict", SSE, "opaque-sse"),
         ("/model/anthropic.claude-3:0/converse-stream", AWS, "bedrock-converse"),
         ("/model/arn:aws:bedrock:us-east-1:1:inference-profile%2Fx/converse-stream", AWS, "bedrock-converse"),
         ("/aws/model/meta.llama3-1:0/invoke-with-response-stream", AWS, "bedrock-invoke"),
@@ -145,9 +166,9 @@ def test_auto_detection(path: str, content_type: str, dialect: str | None) -> No
 
 @pytest.mark.parametrize(
     ("content_type", "found"),
-    [(SSE, "anthropic"), (NDJSON, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
+    [(SSE, "anthropic"), ("text/plain", "anthropic"), ("application/json", None), ("", None)],
 )
-def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: str, found: Any) -> None:
+def test_a_configured_dialect_wins_over_types_that_are_often_wrong(content_type: str, found: Any) -> None:
     assert detect("/anything", content_type, "anthropic") == (found and Spoken(found, "sse"))
 
 
@@ -158,11 +179,20 @@ def test_a_configured_dialect_wins_over_any_type_that_may_stream(content_type: s
         ("/v1beta/interactions", "gemini", SSE, "gemini-interactions"),
         ("/v1/projects/p/publishers/anthropic/models/c:streamRawPredict", "gemini", SSE, "anthropic"),
         ("/v1/projects/p/publishers/google/models/g:streamGenerateContent", "anthropic", JSON, "gemini"),
-        ("/v1/chat/completions", "openai-chat", NDJSON, "openai-chat"),
         ("/proxy/generate", "gemini", SSE, "gemini"),
-        ("/proxy/generate", "openai-chat", SSE, "sglang"),
         ("/completion", "bedrock-converse", aws.EVENT_STREAM, "bedrock-converse"),
         ("/v2/chat", "gemini", SSE, "cohere"),
+        ("/completions", "llamacpp", SSE, "llamacpp"),
+        ("/v1/completions", "llamacpp", SSE, "openai-completions"),
+        ("/completions", "openai-completions", SSE, "openai-completions"),
+        ("/completions", "replicate", SSE, "replicate"),
+        ("/completion", "llamacpp", SSE, "llamacpp"),
+        ("/proxy/generate", "sglang", SSE, "sglang"),
+        ("/openai/v1/chat/completions", "triton", SSE, "openai-chat"),
+        ("/openai/v1/completions", "triton-accumulated", SSE, "openai-completions"),
+        ("/v2/models/m/generate_stream", "triton-accumulated", SSE, "triton-accumulated"),
+        ("/v2/models/m/generate_stream", "openai-chat", SSE, "triton"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "openai-chat", SSE, "openai-chat"),
     ],
 )
 def test_what_one_server_answers_beside_a_configured_dialect(
@@ -174,11 +204,31 @@ def test_what_one_server_answers_beside_a_configured_dialect(
 
 
 @pytest.mark.parametrize(
+    ("path", "configured", "content_type", "dialect"),
+    [
+        ("/v1/chat", "cohere", "application/stream+json", "opaque-ndjson"),
+        ("/api/pull", "openai-chat", NDJSON, "opaque-ndjson"),
+        ("/v1beta/models/g:streamGenerateContent", "gemini", NDJSON, "opaque-ndjson"),
+        ("/x", "openai-chat", AWS, "opaque-aws-event-stream"),
+        ("/completions", "auto", SSE, "opaque-sse"),
+        ("/completion", "openai-chat", SSE, "opaque-sse"),
+        ("/proxy/generate", "openai-chat", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "auto", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "gemini", SSE, "opaque-sse"),
+        ("/v1/projects/p/publishers/mistralai/models/m:streamRawPredict", "anthropic", SSE, "opaque-sse"),
+    ],
+)
+def test_where_the_first_frame_decides(path: str, configured: str, content_type: str, dialect: str) -> None:
+    spoken = detect(path, content_type, configured)
+    assert spoken is not None
+    assert (spoken.dialect, spoken.is_certain) == (dialect, False)
+
+
+@pytest.mark.parametrize(
     ("path", "content_type", "framing"),
     [
         ("/v1beta/models/g:streamGenerateContent", JSON, "json-array"),
         ("/v1beta/models/g:streamGenerateContent", SSE, "sse"),
-        ("/v1beta/models/g:streamGenerateContent", NDJSON, "sse"),
         ("/v1beta/models/g:generateContent", JSON, None),
         ("/v1beta/models/g:generateContent", SSE, "sse"),
         ("/v1beta/interactions", JSON, None),
@@ -197,6 +247,10 @@ def test_plain_json_is_a_stream_only_where_the_path_says_so(path: str, content_t
         ("/v1beta/models/g:streamGenerateContent", "auto", "gemini"),
         ("/anything", "anthropic", "anthropic"),
         ("/anything", "auto", None),
+        ("/generate", "auto", None),
+        ("/generate", "sglang", "sglang"),
+        ("/completions", "auto", None),
+        ("/v1/completions", "llamacpp", "openai-completions"),
     ],
 )
 def test_what_a_stream_request_should_be_answered_in(path: str, configured: str, known: str | None) -> None:
@@ -236,9 +290,9 @@ FIRST_FRAMES = [
     ("sse", b'{"choices":[{"index":0,"text":"a"}]}', "openai-completions"),
     ("sse", b'{"type":"response.created","response":{"id":"r"}}', "openai-responses"),
     ("sse", b'{"type":"response.output_text.delta","sequence_number":9,"delta":"a"}', "openai-responses"),
-    ("sse", b'{"type":"keepalive","sequence_number":0}', "openai-responses"),
+    ("sse", b'{"type":"keepalive","sequence_number":0}', None),
     ("sse", b'{"type":"message_start","message":{"id":"m"}}', "anthropic"),
-    ("sse", b'{"type":"ping"}', "anthropic"),
+    ("sse", b'{"type":"ping"}', None),
     ("sse", b'{"type":"vertex_event"}', "anthropic"),
     ("sse", b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]}}]}', "gemini"),
     ("sse", b'{"candidates":[{"finishReason":"SAFETY"}],"usageMetadata":{}}', "gemini"),
@@ -252,6 +306,9 @@ FIRST_FRAMES = [
     ("sse", b'{"model_name":"m","model_version":"1","text_output":"a"}', "triton"),
     ("sse", b'{"index":0,"content":"a","stop":false,"id_slot":0,"tokens_predicted":1}', "llamacpp"),
     ("sse", b'{"text":"a","meta_info":{"id":"r","finish_reason":null}}', "sglang"),
+    ("sse", b'[{"text":"a","meta_info":{"id":"r","finish_reason":null}}]', "sglang"),
+    ("sse", b'{"token":{"id":1,"text":"a","logprob":0}}', "tgi"),
+    ("sse", b'{"token":"a"}', None),
     ("sse", b'{"error":"words"}', None),
     ("sse", b'{"content":"a","stop":false}', None),
     ("sse", b'{"text":"a"}', None),
@@ -275,6 +332,42 @@ def test_the_first_frame_says_what_an_unknown_path_speaks(framing: str, data: by
     assert undecided.plain_start == known.plain_start
     assert undecided.has_terminator == known.has_terminator
     assert undecided.tolerates_partial_frame == known.tolerates_partial_frame
+
+
+EMPTY_CHUNK = b'{"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0}]}'
+CHAT_CHUNK = b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}'
+MESSAGE_START = b'{"type":"message_start","message":{"id":"m"}}'
+TEXT_DELTA = b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}'
+
+
+@pytest.mark.parametrize(
+    ("before", "frames", "name"),
+    [
+        ([EMPTY_CHUNK], [CHAT_CHUNK], "openai-chat"),
+        ([b'{"type":"ping"}'] * 15, [MESSAGE_START, TEXT_DELTA], "anthropic"),
+        (
+            [b'{"type":"keepalive"}'],
+            [
+                b'{"type":"response.created","response":{"id":"r"}}',
+                b'{"type":"response.output_text.delta","output_index":0,"content_index":0,"item_id":"m","delta":"a"}',
+            ],
+            "openai-responses",
+        ),
+        ([b'{"type":"ping"}'] * 16, [MESSAGE_START, TEXT_DELTA], "opaque-sse"),
+        ([], [b'{"type":"ping"}', b'{"type":"progress"}'], "opaque-sse"),
+    ],
+)
+def test_a_frame_that_says_nothing_decides_nothing(before: list[bytes], frames: list[bytes], name: str) -> None:
+    undecided = make_dialect("opaque-sse", "sse", is_certain=False)
+    events = [event for data in (*before, *frames) for event in undecided.decode(Frame(data, data))]
+    events += undecided.finish()
+    assert only_start_first(events)
+    assert (Token(0, "a") in events) == (name != "opaque-sse")
+    assert len([event for event in events if isinstance(event, Extension)]) >= len(before)
+    known = DIALECTS[name]
+    assert undecided.has_terminator == known().has_terminator
+    assert undecided.completes_on_clean_end == known().completes_on_clean_end
+    assert undecided.plain_start == known().plain_start
 
 
 @pytest.mark.parametrize(("name", "path"), handmade_streams(), ids=lambda part: getattr(part, "stem", part))
@@ -303,13 +396,12 @@ def test_what_streams_unasked(path: str, does: bool) -> None:
 
 
 def test_one_server_that_speaks_several_is_read_by_its_paths() -> None:
-    assert detect("/completion", SSE, "openai-chat") == Spoken("llamacpp", "sse")
     assert detect("/v1/chat/completions", SSE, "llamacpp") == Spoken("openai-chat", "sse")
     assert detect("/generate_stream", SSE, "tgi") == Spoken("tgi", "sse")
     assert detect("/", SSE, "tgi") == Spoken("tgi", "sse")
 
 
-ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings and not name.startswith("opaque-")]
+ERROR_EVENTS = [name for name, kind in DIALECTS.items() if "sse" in kind.framings]
 
 
 @pytest.mark.parametrize("name", ERROR_EVENTS)

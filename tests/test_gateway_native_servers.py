@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,3 +95,31 @@ async def test_the_end_of_the_connection_ends_a_triton_stream_only_where_that_is
         reply = await asked(app, ask)
         assert text_of(reply) == "Hello wörld"
         assert reply.events()[-1][1]["status"] == status
+
+
+HELLO = "Hello wörld"
+SAID = 'Say "hi":\n\n- wö[1]'
+
+
+@pytest.mark.parametrize(
+    ("path", "route", "upstream_options", "name", "text"),
+    [
+        ("/a/v2/models/m/generate_stream", {"strip_prefix": "/a/v2/models/m"}, {}, "tgi", HELLO),
+        ("/v1/chat/completions", {"rewrite": "/v2/models/m/generate_stream"}, {}, "triton", HELLO),
+        ("/v1/messages", {"rewrite": "/v1/streams/a"}, {}, "replicate", SAID),
+        ("/x", {"rewrite": "/generate_stream"}, {"base_path": "/v2/models/m"}, "triton", HELLO),
+    ],
+)
+@on_uvloop
+async def test_the_path_that_is_sent_says_what_is_spoken(
+    path: str, route: Any, upstream_options: Any, name: str, text: str
+) -> None:
+    fixtures = {"tgi": "details", "triton": "pieces", "replicate": "text_and_logs"}
+    body = body_of(f"{name}/{fixtures[name]}.sse")
+    async with (
+        answering(stream([body])) as upstream,
+        before(upstream.address, route=route, upstream=upstream_options) as app,
+    ):
+        reply = await asked(app, request("POST", path, b"{}", [("Content-Type", "application/json"), TYPED]))
+        assert text_of(reply) == text
+        assert reply.events()[-1][1]["status"] == "completed"

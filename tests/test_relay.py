@@ -154,6 +154,27 @@ def test_streams_without_marks_complete_where_their_body_proves_its_end(
     assert ending(dialect, body, failure, proves_end=proves_end)[1] == expected
 
 
+@pytest.mark.parametrize("format_name", ["native", "typed"])
+@pytest.mark.parametrize(("failure", "code"), [(None, "upstream_truncated"), (RESET, "upstream_reset")])
+def test_a_frame_cut_behind_the_finish_mark_fails_however_the_body_ends(
+    format_name: str, failure: Failure | None, code: str
+) -> None:
+    array = b'[{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}'
+    outcome, said, _ = Line("gemini", format_name, framing_name="json-array").run([array], failure)
+    assert (outcome, code_of(said)) == (Outcome.UPSTREAM_BROKEN, code)
+    told = event("contentBlockDelta", b'{"contentBlockIndex":0,"delta":{"text":"a"}}')
+    told += event("messageStop", b'{"stopReason":"end_turn"}') + event("metadata", b'{"usage":{}}')[:20]
+    outcome, said, _ = Line("bedrock-converse", format_name).run([told], failure)
+    assert (outcome, code_of(said)) == (Outcome.UPSTREAM_BROKEN, code)
+
+
+def test_a_whole_body_in_another_framing_is_not_lost_to_a_native_client() -> None:
+    lines = b'{"event_type":"text-generation","text":"a"}\n' * 3
+    outcome, said, sent = Line("cohere", "native").run([lines[:50], lines[50:]])
+    assert (outcome, code_of(said)) == (Outcome.UPSTREAM_BROKEN, "upstream_truncated")
+    assert sent.startswith(lines)
+
+
 GEMINI_CHUNK = b'data: {"candidates":[{"content":{"parts":[{"text":"a"}]}%b}]}\r\n\r\n'
 GEMINI_END = GEMINI_CHUNK % b',"finishReason":"STOP"'
 

@@ -59,6 +59,19 @@ async def test_a_client_that_asked_is_sent_it() -> None:
 
 
 @on_uvloop
+async def test_what_counts_is_the_path_that_is_sent() -> None:
+    typed = [("X-Stream-Format", "typed")]
+    body = {"model": "m", "stream": True}
+    reply, sent = await through(body, "/generate", headers=typed, rewrite=CHAT)
+    assert sent["stream_options"] == {"include_usage": True}
+    assert dict(reply.events())["token"] == {"index": 0, "text": "x"}
+    reply, sent = await through(body, "/gpt", headers=typed, rewrite=CHAT)
+    assert (sent["stream_options"], reply.events()[-1][1]["status"]) == ({"include_usage": True}, "completed")
+    reply, _ = await through(body, "/gpt", rewrite=CHAT)
+    assert reply.body == TOKEN + FINISH + DONE
+
+
+@on_uvloop
 async def test_a_typed_client_is_told_the_usage() -> None:
     reply, sent = await through({"model": "m", "stream": True}, headers=[("X-Stream-Format", "typed")])
     assert sent["stream_options"] == {"include_usage": True}

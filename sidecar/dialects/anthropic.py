@@ -71,7 +71,7 @@ class Anthropic:
 
     name: ClassVar[str] = "anthropic"
     framings: ClassVar[tuple[str, ...]] = ("sse",)
-    paths: ClassVar[tuple[str, ...]] = ("/v1/messages", ":streamRawPredict")
+    paths: ClassVar[tuple[str, ...]] = ("/v1/messages", "/publishers/anthropic/models/*:streamRawPredict")
     streams_by_default: ClassVar[bool] = False
     has_terminator: ClassVar[bool] = True
     completes_on_clean_end: ClassVar[bool] = False
@@ -134,8 +134,8 @@ class Anthropic:
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
-        """A ``message_start``, or the ping or error that may come before it."""
-        return as_text(object_of(frame).get("type")) in {"message_start", "ping", "vertex_event"}
+        """A ``message_start``, or the ``vertex_event`` that may come before it."""
+        return as_text(object_of(frame).get("type")) in {"message_start", "vertex_event"}
 
     @classmethod
     def error_frame(cls, failure: Failure, framing: str) -> bytes:

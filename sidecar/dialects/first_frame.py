@@ -1,11 +1,13 @@
-"""A stream whose path says nothing: its first frame says what it speaks.
+"""A stream whose path says nothing: its first frame that says anything says what it speaks.
 
 Owns that one decision and hands everything else to whoever was chosen. Must not know any dialect.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from sidecar.events import Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,17 +17,25 @@ if TYPE_CHECKING:
     from sidecar.ports import Dialect, DialectKind
 
 
+MAX_UNDECIDED: Final = 16
+"""Frames with data that may pass before somebody recognises one: keepalives, Azure's empty first chunk."""
+
+
 class Undecided:
-    """One stream that is any of ``candidates``, the first that recognises its first frame with data; else ``fallback``.
+    """One stream that is any of ``candidates``, the first that recognises one of its first frames; else ``fallback``.
 
     Until then, and where nobody does, it is the fallback's.
     """
 
-    __slots__ = ("_actual", "_candidates")
+    __slots__ = ("_actual", "_candidates", "_has_started", "_hides_start", "_undecided")
 
     def __init__(self, candidates: Sequence[DialectKind], fallback: Dialect) -> None:
         self._candidates = candidates
         self._actual = fallback
+        self._undecided = MAX_UNDECIDED
+        self._has_started = False
+        self._hides_start = False
+        """The fallback has given `Start`, and whoever was chosen has yet to give it again."""
 
     @property
     def has_terminator(self) -> bool:
@@ -58,14 +68,19 @@ class Undecided:
         return self._actual.is_finished
 
     def decode(self, frame: Frame) -> Sequence[Event]:
-        """The events of one frame, the first of which decides."""
-        if self._candidates and frame.data:
-            for candidate in self._candidates:
-                if candidate.recognises(frame):
-                    self._actual = candidate()
-                    break
-            self._candidates = ()
-        return self._actual.decode(frame)
+        """The events of one frame, which decides if somebody recognises it."""
+        if not self._undecided or not frame.data:
+            return self._without_start(self._actual.decode(frame))
+        chosen = next((kind for kind in self._candidates if kind.recognises(frame)), None)
+        if chosen is not None:
+            self._actual = chosen()
+            self._undecided = 0
+            self._hides_start = self._has_started
+            return self._without_start(self._actual.decode(frame))
+        self._undecided -= 1
+        events = self._actual.decode(frame)
+        self._has_started = self._has_started or any(isinstance(event, Start) for event in events)
+        return events
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """As the dialect it is taken for."""
@@ -73,8 +88,15 @@ class Undecided:
 
     def finish(self) -> Sequence[Event]:
         """As the dialect it is taken for."""
-        return self._actual.finish()
+        return self._without_start(self._actual.finish())
 
     def error_frame(self, failure: Failure, framing: str) -> bytes:
         """As the dialect it is taken for."""
         return self._actual.error_frame(failure, framing)
+
+    def _without_start(self, events: Sequence[Event]) -> Sequence[Event]:
+        if not self._hides_start:
+            return events
+        others = [event for event in events if not isinstance(event, Start)]
+        self._hides_start = len(others) == len(events)
+        return others

@@ -1,6 +1,7 @@
 """Streams whose language is not known here: every frame passes as an extension.
 
-Owns the naming of such frames. Must not guess at their meaning.
+Owns the naming of such frames, and the two conventions that tell an error in any language: an event called ``error``
+and an object with one. Must not guess at any other meaning.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import msgspec
 
 from sidecar.dialects.aws_errors import stated_error, unmodeled_error_message
 from sidecar.dialects.lenient_json import UnparseableError, parse, text_of
-from sidecar.dialects.payloads import event_name, named_extension
+from sidecar.dialects.payloads import event_name, named_extension, read_object
+from sidecar.dialects.upstream_errors import told_error
 from sidecar.errors import Failure
-from sidecar.events import Event, Extension, Frame, Start
+from sidecar.events import Event, Extension, Frame, Start, UpstreamError
 
 
 class _Opaque:
@@ -34,14 +36,14 @@ class _Opaque:
         self._has_started = False
 
     def decode(self, frame: Frame) -> Sequence[Event]:
-        """One extension, named by the frame's event name, else by the payload's own type."""
+        """The error that a frame tells, else one extension, named by its event name or by the payload's own type."""
         if not frame.data:
             return ()
-        extension = _extension(event_name(frame), frame.data)
+        event = _event(event_name(frame), frame.data)
         if self._has_started:
-            return (extension,)
+            return (event,)
         self._has_started = True
-        return (Start(), extension)
+        return (Start(), event)
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """No frame of an unknown language is plain."""
@@ -112,6 +114,15 @@ class OpaqueAwsEventStream(_Opaque):
     def error_frame(cls, failure: Failure, framing: str) -> bytes:
         """An unmodeled error, which every service's clients understand."""
         return unmodeled_error_message(failure.code, failure.message)
+
+
+def _event(name: str, data: bytes) -> Extension | UpstreamError:
+    read = read_object(data, name)
+    if isinstance(read, UpstreamError):
+        return read
+    if isinstance(read, dict) and (name == "error" or read.get("error")):
+        return told_error(read)
+    return _extension(name, data)
 
 
 def _extension(name: str, data: bytes) -> Extension:

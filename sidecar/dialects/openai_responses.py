@@ -102,8 +102,7 @@ class OpenAIResponses(JsonStream):
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
         """An event of a response."""
-        kind = as_text(object_of(frame).get("type"))
-        return kind.startswith("response.") or kind == "keepalive"
+        return as_text(object_of(frame).get("type")).startswith("response.")
 
     @classmethod
     def error_frame(cls, failure: Failure, framing: str) -> bytes:

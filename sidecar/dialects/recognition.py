@@ -28,6 +28,8 @@ _TOLD_BY_PLAIN_PATHS: Final = frozenset(
 _SAME_SERVER: Final = (
     _TOLD_BY_PLAIN_PATHS | {"gemini", "gemini-interactions", "bedrock-converse", "bedrock-invoke"},
     _TOLD_BY_PLAIN_PATHS | {"tgi", "llamacpp", "sglang"},
+    _TOLD_BY_PLAIN_PATHS | {"triton"},
+    _TOLD_BY_PLAIN_PATHS | {"triton-accumulated"},
 )
 """What one server often answers beside each other, so that a configured one of these does not speak for the others.
 Inference servers have paths as short as ``/generate``: before a vendor's API such a path belongs to whoever put a proxy
@@ -35,6 +37,19 @@ there, and says nothing."""
 
 _BY_PATH_ALONE: Final = frozenset({"json-array"})
 """Framings whose content type every plain answer has too: only a path of the dialect's own makes a stream of it."""
+
+_SHARED_PATHS: Final = frozenset({"tgi", "llamacpp", "sglang"})
+"""Whose paths are words that any server might use: unless it is configured, their first frame has to confirm them."""
+
+_BARE_COMPLETIONS: Final = re.compile(r"/completions/?")
+"""Without ``/v1`` before it, llama.cpp answers this one in its own dialect and nearly everybody else in OpenAI's."""
+
+_VERTEX_RAW: Final = re.compile(r".*/publishers/[^/]+/models/[^/]+:streamRawPredict/?", re.DOTALL)
+_ON_VERTEX: Final = frozenset({"auto", "gemini", "gemini-interactions", "anthropic"})
+"""What Vertex is configured as, whose raw predictions are in whatever dialect their publisher has."""
+
+_NEVER_MISLABELLED: Final = frozenset({"ndjson", "aws-event-stream", "json-array"})
+"""Framings whose content types nobody sends by mistake, unlike ``text/plain`` and ``text/event-stream``."""
 
 _PATHS_KNOWN: Final = 256
 _STREAM_QUERY: Final = re.compile(r"[?&]stream=(?:true|1)(?:&|\Z)", re.IGNORECASE)
@@ -71,7 +86,9 @@ def dialect_of(path: str, configured: str) -> str | None:
     """The dialect that the answer to a stream request should speak; None where that is not known beforehand.
 
     ``configured``: the upstream's dialect, or "auto"."""
-    asked = dialect_of_path(path)
+    asked, is_certain = _asked(path, configured)
+    if not is_certain:
+        return None
     return asked if _is_told_by_path(asked, configured) else configured
 
 
@@ -85,19 +102,35 @@ def detect(path: str, content_type: str, configured: str) -> Spoken | None:
     """What an answer speaks; None where it cannot be a stream.
 
     ``path``: the request's, with or without query. ``content_type``: the answer's, with or without parameters.
-    ``configured``: the upstream's dialect, or "auto". A configured one wins over any type that may be a stream, because
-    servers mislabel streams; "raw" is only a candidate, as short plain text answers have the same type.
+    ``configured``: the upstream's dialect, or "auto". A configured one wins over a type that servers are known to put
+    on other streams; "raw" is only a candidate, as short plain text answers have the same type.
     """
     promised = framing_of(content_type)
     if promised is None:
         return None
-    asked = dialect_of_path(path)
+    asked, is_certain = _asked(path, configured)
+    if not is_certain:
+        return _by_path(None, promised)
     if _is_told_by_path(asked, configured):
         return _by_path(asked, promised)
     framings = DIALECTS[configured].framings
-    if promised in _BY_PATH_ALONE and (promised not in framings or asked != configured):
+    if promised in _NEVER_MISLABELLED and promised not in framings:
+        return _by_path(asked, promised)
+    if promised in _BY_PATH_ALONE and asked != configured:
         return None
     return Spoken(configured, promised if promised in framings else framings[0])
+
+
+def _asked(path: str, configured: str) -> tuple[str | None, bool]:
+    """What a path asks in, and whether that, or the configuration in its stead, can be relied on."""
+    asked, route = dialect_of_path(path), path.partition("?")[0]
+    is_bare = _BARE_COMPLETIONS.fullmatch(route) is not None
+    if is_bare and configured == "llamacpp":
+        return configured, True
+    if is_bare or asked in _SHARED_PATHS:
+        return asked, not _is_told_by_path(asked, configured)
+    is_anyones = asked is None and configured in _ON_VERTEX and _VERTEX_RAW.fullmatch(route) is not None
+    return asked, not is_anyones
 
 
 def _is_told_by_path(asked: str | None, configured: str) -> bool:

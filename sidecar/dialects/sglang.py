@@ -13,7 +13,7 @@ import msgspec
 from sidecar.dialects.choice_usage import ChoiceUsage
 from sidecar.dialects.done_mark import DoneMarked
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
-from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
+from sidecar.dialects.payloads import event_name, named_extension, read_object
 from sidecar.dialects.sglang_text import ChoiceText
 from sidecar.dialects.upstream_errors import told_error, upstream_error
 from sidecar.errors import Failure
@@ -79,8 +79,10 @@ class Sglang(DoneMarked):
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
-        """Text or token ids with what SGLang tells beside them."""
-        fields = object_of(frame)
+        """Text or token ids with what SGLang tells beside them, or a list of such objects."""
+        read = read_object(frame.data or b"")
+        elements = as_list(read.data) if isinstance(read, Extension) else [read]
+        fields = as_dict(elements[0]) if elements else {}
         return isinstance(fields.get("meta_info"), dict) and not fields.keys().isdisjoint(("text", "output_ids"))
 
     @classmethod

@@ -68,8 +68,9 @@ _WHERE: Final = """
 ## Where each is spoken
 
 `auto` knows a dialect by the end of the request's path (`*`: any part of one segment, `**`: any number of segments) and
-the answer's content type; at a path nobody knows, by its first frame. A path marked with † streams unless the request
-says otherwise. A name in the first column is a value of an upstream's
+the answer's content type; at a path nobody knows, or that several servers have (`/generate`, `/generate_stream`,
+`/completion`, `/infill`, a bare `/completions`), by the first of its frames that tells. A path marked with † streams
+unless the request says otherwise. A name in the first column is a value of an upstream's
 [`dialect`](configuration.md#upstreamsname).
 
 """

@@ -44,10 +44,10 @@ class Tgi(DoneMarked):
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
-        """A token beside the place of the whole text, or an error with a type of TGI's own."""
+        """A token with its logprob or beside the place of the whole text, or an error with a type of TGI's own."""
         fields = object_of(frame)
         token = as_dict(fields.get("token"))
-        return ("text" in token and "generated_text" in fields) or (
+        return ("text" in token and ("generated_text" in fields or "logprob" in token)) or (
             isinstance(fields.get("error"), str) and isinstance(fields.get("error_type"), str)
         )
 

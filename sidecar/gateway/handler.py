@@ -21,7 +21,7 @@ from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
 from sidecar.held_request import HeldRequest
-from sidecar.routing import Router, model_from_path, peek_body, safe_path, split_target
+from sidecar.routing import Router, model_from_path, peek_body, safe_path, sent_path, split_target
 from sidecar.secrets import SecretUnreadableError
 from sidecar.subscribers import HttpSubscriber
 
@@ -194,8 +194,9 @@ class Gateway:
         request, connection = inquiry.request, inquiry.connection
         wants_stream = inquiry.peek.stream
         if wants_stream is None:
+            sent = sent_path(route, self._targets[route.upstreams[0]].upstream, path)
             query = split_target(inquiry.target)[1]
-            wants_stream = streams_by_target(path, query) or "text/event-stream" in request.headers.get("Accept", "")
+            wants_stream = streams_by_target(sent, query) or "text/event-stream" in request.headers.get("Accept", "")
         asked = Asked(
             inquiry.stream_id,
             request.method,

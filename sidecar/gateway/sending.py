@@ -13,7 +13,7 @@ from sidecar.dialects.recognition import dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, asking_for_usage
 from sidecar.errors import Failure, Outcome
 from sidecar.gateway.bodies import stream_body
-from sidecar.routing import mapped_model, rewrite_model, target_path
+from sidecar.routing import mapped_model, rewrite_model, sent_path, target_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,11 +154,8 @@ def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, b
     model = mapped_model(target.upstream, inquiry.model)
     if model is not None and body and inquiry.peek.model is not None:
         body = rewrite_model(body, model)
-    if (
-        body
-        and stream.asked.adds_usage
-        and dialect_of(stream.asked.path, target.upstream.dialect) in REPORTS_ON_REQUEST
-    ):
+    asked = sent_path(stream.route, target.upstream, stream.asked.path)
+    if body and stream.asked.adds_usage and dialect_of(asked, target.upstream.dialect) in REPORTS_ON_REQUEST:
         body = asking_for_usage(body)
     path = target_path(stream.route, target.upstream, inquiry.target, model)
     peer = inquiry.connection.peername
