@@ -67,9 +67,10 @@ class Item:
         vLLM counts the parts of one item on from those of the item before, so what was told in places that the whole
         item does not have stands for the first ones that it seems to lack.
         """
-        strays = {}
-        for group, places in self._told.items():
-            strays[group] = len(places.difference([place for other, place, _ in entries if other == group]))
+        places_of: dict[str, set[int]] = {}
+        for group, place, _ in entries:
+            places_of.setdefault(group, set()).add(place)
+        strays = {group: len(told - places_of.get(group, set())) for group, told in self._told.items()}
         rest = []
         for entry in entries:
             if self.is_told(entry[0], entry[1]):

@@ -28,6 +28,8 @@ from sidecar.events import Annotation, Event, Media, Reasoning, Refusal, Token, 
 
 _TEXT, _REFUSAL, _THOUGHT, _SUMMARY = "text", "refusal", "thought", "summary"
 _ANNOTATIONS, _ARGUMENTS, _SIGNATURE, _IMAGE = "annotations", "arguments", "signature", "image"
+_UNKNOWN = "unknown"
+"""The group of all parts of a type not known here: groups are as few as these, whatever the upstream sends."""
 
 _GROUP_OF_STEM: Final = {
     "response.output_text": _TEXT,
@@ -142,7 +144,7 @@ class Output:
         place, item_id = as_int(fields.get("output_index")), as_text(fields.get("item_id"))
         holder = self.items.find(MESSAGE, place, item_id) or self.items.find(REASONING, place, item_id)
         if holder is not None:
-            holder.tell(_unknown_group(part), _part_place(_TEXT, fields))
+            holder.tell(_UNKNOWN, _part_place(_TEXT, fields))
         yield named_extension(kind, fields)
 
     def _whole(self, item: Item, fields: dict[str, Any], event: dict[str, Any] | None) -> Iterator[Event]:
@@ -223,12 +225,8 @@ def _entries(whole: dict[str, Any]) -> list[Entry]:
 
 
 def _entries_of_part(place: int, part: dict[str, Any]) -> list[Entry]:
-    entries = [(_GROUP_OF_PART.get(as_text(part.get("type"))) or _unknown_group(part), place, part)] if part else []
+    entries = [(_GROUP_OF_PART.get(as_text(part.get("type")), _UNKNOWN), place, part)] if part else []
     return [*entries, (_ANNOTATIONS, place, part)] if as_list(part.get("annotations")) else entries
-
-
-def _unknown_group(part: dict[str, Any]) -> str:
-    return "part " + as_text(part.get("type"))
 
 
 def _part_place(group: str, fields: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidecar.dialects import DIALECTS
@@ -188,6 +189,32 @@ def test_tiny_frames_without_end_take_linear_time(name: str, framing: str, typed
         return lambda: relayed(name, framing, pieces, typed=typed, limit=NO_LIMIT, failure=None)
 
     assert_linear(act, WHOLE_BYTES // 2)
+
+
+def parts_of_ever_new_types(size: int) -> list[bytes]:
+    parts = [{"type": f"x{at}"} for at in range(size // 16)]
+    item = {"type": "message", "id": "m", "content": parts}
+    kinds = ("added", "done")
+    return [
+        msgspec.json.encode({"type": f"response.output_item.{kind}", "output_index": 0, "item": item}) for kind in kinds
+    ]
+
+
+def candidates_that_say_nothing(size: int) -> list[bytes]:
+    first = {"candidates": [{"index": at} for at in range(size // 40)]}
+    return [msgspec.json.encode(first), *[b"{}"] * (size // 40)]
+
+
+@pytest.mark.parametrize(
+    ("name", "payloads_of"),
+    [("openai-responses", parts_of_ever_new_types), ("gemini", candidates_that_say_nothing)],
+)
+def test_what_the_wire_numbers_takes_linear_time(name: str, payloads_of: Callable[[int], list[bytes]]) -> None:
+    def act(size: int) -> Callable[[], object]:
+        body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads_of(size))
+        return lambda: relayed(name, "sse", [body], typed=True, limit=NO_LIMIT, failure=None)
+
+    assert_linear(act, 8000)
 
 
 @pytest.mark.parametrize(("name", "framing"), SPOKEN, ids=lambda part: part)
