@@ -12,6 +12,7 @@ import msgspec
 
 from sidecar.dialects.json_stream import JsonStream
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.token_usage import interactions_usage
 from sidecar.dialects.tool_calls import argument_text
@@ -70,7 +71,7 @@ class GeminiInteractions(JsonStream):
         super().__init__()
         self._finish: Finish | None = None
         self._call_count = 0
-        self._steps: dict[int, _Step] = {}
+        self._steps: Numbered[int, _Step] = Numbered()
 
     @property
     def is_finished(self) -> bool:

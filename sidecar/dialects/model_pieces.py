@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered, within_bounds
 from sidecar.events import Event, Finish, FinishReason, Token, Usage
 
 FINISH_REASONS: Final[dict[str, FinishReason]] = {
@@ -24,18 +25,17 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 class ModelPieces:
     """What is known of such a stream so far."""
 
-    __slots__ = ("_finished", "_prompt_tokens", "begun")
+    __slots__ = ("_prompt_tokens", "begun")
 
     def __init__(self) -> None:
-        self.begun: set[int] = set()
-        """The choices that have been seen."""
-        self._finished: set[int] = set()
+        self.begun: Numbered[int, bool] = Numbered()
+        """The choices that have been seen, and whether each has finished."""
         self._prompt_tokens: Any = None
 
     @property
     def is_finished(self) -> bool:
         """A finish word has come for every choice that began, and at least one did."""
-        return bool(self.begun) and self.begun <= self._finished
+        return bool(self.begun) and all(self.begun.values())
 
     def decode(self, piece: dict[str, Any]) -> list[Event] | None:
         """The events of one piece; None where it has none of the shapes."""
@@ -50,18 +50,20 @@ class ModelPieces:
             return [*self._choice(0, piece, "completion", "stop_reason")]
         outputs = [as_dict(output) for output in as_list(piece.get("outputs"))]
         if outputs and all(_has_text(output, "text") for output in outputs):
-            return [
-                event for at, output in enumerate(outputs) for event in self._choice(at, output, "text", "stop_reason")
-            ]
+            return [*within_bounds(self._choices(outputs), "outputs", piece)]
         return None
 
+    def _choices(self, outputs: list[dict[str, Any]]) -> Iterator[Event]:
+        for at, output in enumerate(outputs):
+            yield from self._choice(at, output, "text", "stop_reason")
+
     def _choice(self, index: int, fields: dict[str, Any], text_key: str, reason_key: str) -> Iterator[Event]:
-        self.begun.add(index)
+        self.begun[index] = self.begun.get(index, False)
         text, native = as_text(fields.get(text_key)), as_text(fields.get(reason_key))
         if text:
             yield Token(index, text)
         if native:
-            self._finished.add(index)
+            self.begun[index] = True
             yield Finish(index, FINISH_REASONS.get(native.lower(), "stop"), native)
 
     def _usage(self, piece: dict[str, Any], prompt_key: str, completion_key: str) -> Iterator[Event]:

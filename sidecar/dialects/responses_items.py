@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import Room
 
 MESSAGE: Final = "message"
 REASONING: Final = "reasoning"
@@ -33,9 +34,22 @@ def family_of(fields: dict[str, Any]) -> str:
 class Item:
     """One output item. ``is_midway``: a resumed stream began within it, and repeats at its end what was told before."""
 
-    __slots__ = ("_told", "call_id", "family", "held", "id", "is_done", "is_midway", "name", "number", "told_id")
+    __slots__ = (
+        "_room",
+        "_told",
+        "call_id",
+        "family",
+        "held",
+        "id",
+        "is_done",
+        "is_midway",
+        "name",
+        "number",
+        "told_id",
+    )
 
-    def __init__(self, family: str, fields: dict[str, Any], *, is_midway: bool) -> None:
+    def __init__(self, family: str, fields: dict[str, Any], room: Room, *, is_midway: bool) -> None:
+        self._room = room
         self.family = family
         self.id = as_text(fields.get("id"))
         self.call_id = as_text(fields.get("call_id"))
@@ -54,11 +68,11 @@ class Item:
         return place in self._told.get(group, ())
 
     def tell(self, group: str, place: int = 0) -> bool:
-        """Take note that this piece is told now; False where it was already."""
-        places = self._told.setdefault(group, set())
-        if place in places:
+        """Take note that this piece is told now; False where it was already. Raises TooManyError."""
+        if self.is_told(group, place):
             return False
-        places.add(place)
+        self._room.take()
+        self._told.setdefault(group, set()).add(place)
         return True
 
     def untold(self, entries: list[Entry]) -> list[Entry]:
@@ -85,9 +99,10 @@ class Item:
 class Items:
     """The items of one response so far. ``is_resumed``: the stream began somewhere in the middle of them."""
 
-    __slots__ = ("_all", "_by_key", "is_resumed")
+    __slots__ = ("_all", "_by_key", "_room", "is_resumed")
 
     def __init__(self) -> None:
+        self._room = Room()
         self.is_resumed = False
         self._all: list[Item] = []
         self._by_key: dict[tuple[str, int | str], Item] = {}
@@ -131,8 +146,9 @@ class Items:
         return item
 
     def open(self, family: str, place: int | None, fields: dict[str, Any], *, is_midway: bool) -> Item:
-        """A new item, known from now on by all that ``fields`` say of it."""
-        item = Item(family, fields, is_midway=is_midway)
+        """A new item, known from now on by all that ``fields`` say of it. Raises TooManyError."""
+        self._room.take()
+        item = Item(family, fields, self._room, is_midway=is_midway)
         self._all.append(item)
         for key in (item.id, item.call_id, "", place):
             if key is not None:
