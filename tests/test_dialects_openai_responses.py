@@ -8,7 +8,7 @@ import msgspec
 import openai
 import pytest
 
-from sidecar.dialects import DIALECTS, numbered
+from sidecar.dialects import DIALECTS
 from sidecar.errors import Failure
 from sidecar.events import Event, Extension, Finish, Frame, Media, Start, Token, ToolCall, UpstreamError, Usage
 from tests.dialect_reading import decode_payloads, error_frame, only_start_first
@@ -258,7 +258,7 @@ def test_loose_types_never_raise(bad: dict[str, Any]) -> None:
 
 
 def test_a_snapshot_of_more_items_than_are_counted_still_ends_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbered, "MAX_NUMBERED", 3)
+    monkeypatch.setattr("sidecar.dialects.numbered.MAX_NUMBERED", 3)
     end = completed([message("msg_1", "a"), message("msg_2", "b")])
     assert events(end) == [
         Token(0, "a"),
