@@ -20,6 +20,9 @@ CALL: Final = "call"
 
 CALL_TYPES: Final = frozenset({"function_call", "custom_tool_call"})
 """Items that are calls for the client to make; every other tool is hosted."""
+HOSTED: Final = "hosted call"
+_HOSTED_PREFIX: Final = "xs_call_"
+"""How xAI calls the calls of its own tools, which come as custom ones: it makes them itself and then answers."""
 
 Entry = tuple[str, int, dict[str, Any]]
 """A piece of a whole item: its group, its place there, and the object that holds it."""
@@ -28,7 +31,9 @@ Entry = tuple[str, int, dict[str, Any]]
 def family_of(fields: dict[str, Any]) -> str:
     """The kind of an item: places and ids are unique within one, whatever the server."""
     kind = as_text(fields.get("type"))
-    return CALL if kind in CALL_TYPES else kind
+    if kind not in CALL_TYPES:
+        return kind
+    return HOSTED if as_text(fields.get("call_id")).startswith(_HOSTED_PREFIX) else CALL
 
 
 class Item:
@@ -45,12 +50,15 @@ class Item:
         "is_midway",
         "name",
         "number",
+        "serial",
         "told_id",
     )
 
-    def __init__(self, family: str, fields: dict[str, Any], room: Room, *, is_midway: bool) -> None:
+    def __init__(self, family: str, fields: dict[str, Any], room: Room, serial: int, *, is_midway: bool) -> None:
         self._room = room
         self.family = family
+        self.serial = serial
+        """Its number among all items, as they began."""
         self.id = as_text(fields.get("id"))
         self.call_id = as_text(fields.get("call_id"))
         self.is_midway = is_midway
@@ -124,6 +132,11 @@ class Items:
         found = self.find(family, place, item_id)
         return found or self.open(family, place, {"id": item_id}, is_midway=self.is_resumed)
 
+    def is_hosted(self, fields: dict[str, Any]) -> bool:
+        """Whether an event within a call speaks of one that the server makes itself."""
+        keys = (as_text(fields.get("item_id")), as_int(fields.get("output_index")))
+        return any((HOSTED, key) in self._by_key for key in keys if key not in ("", None))
+
     def announced(self, fields: dict[str, Any], announced: dict[str, Any]) -> Item:
         """The item that an ``added`` event announces."""
         family, place = family_of(announced), as_int(fields.get("output_index"))
@@ -148,7 +161,7 @@ class Items:
     def open(self, family: str, place: int | None, fields: dict[str, Any], *, is_midway: bool) -> Item:
         """A new item, known from now on by all that ``fields`` say of it. Raises TooManyError."""
         self._room.take()
-        item = Item(family, fields, self._room, is_midway=is_midway)
+        item = Item(family, fields, self._room, len(self._all), is_midway=is_midway)
         self._all.append(item)
         for key in (item.id, item.call_id, "", place):
             if key is not None:
