@@ -258,23 +258,27 @@ def test_hosted_tools_are_no_calls_of_the_clients() -> None:
     assert events(piece, code) == [Extension(str(event["type"]), event) for event in (piece, code)]
 
 
-HOSTED = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1", "name": "x_keyword_search", "input": "{}"}
+XAIS = {
+    "type": "custom_tool_call",
+    "id": "ctc_1",
+    "call_id": "xs_call_1",
+    "name": "x_keyword_search",
+    "input": "{}",
+}
 
 
-@pytest.mark.parametrize("snapshot", [[], [HOSTED, message("msg_1", "Hi")], [HOSTED]])
+@pytest.mark.parametrize("snapshot", [[], [XAIS, message("msg_1", "Hi")], [XAIS]])
 def test_xais_own_tools_are_no_calls_of_the_clients(snapshot: list[dict[str, Any]]) -> None:
     inputs = arguments("{}", kind="custom_tool_call_input", item_id="ctc_1")
     whole = {"type": "response.custom_tool_call_input.done", "output_index": 0, "item_id": "ctc_1", "input": "{}"}
-    hosted = [added(0, {**HOSTED, "input": ""}), inputs, whole, finished(0, HOSTED)]
+    hosted = [added(0, {**XAIS, "input": ""}), inputs, whole, finished(0, XAIS)]
     told: list[Event] = [Extension(payload["type"], payload) for payload in hosted]
     assert events(*hosted, delta("Hi", 1), completed(snapshot)) == [*told, Token(0, "Hi"), STOP]
 
 
 def test_a_tool_of_xais_beside_one_of_the_clients() -> None:
     own = call("call_2", "f", "{}", id="fc_2")
-    told = events(
-        added(0, HOSTED), added(1, call("call_2", "f", id="fc_2")), arguments("{}", 1), completed([HOSTED, own])
-    )
+    told = events(added(0, XAIS), added(1, call("call_2", "f", id="fc_2")), arguments("{}", 1), completed([XAIS, own]))
     assert summarise(told).calls == {(0, 0): ["call_2", "f", "{}"]}
     assert told[-1] == Finish(0, "tool_calls", "completed")
 

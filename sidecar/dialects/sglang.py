@@ -130,7 +130,7 @@ def _content(index: int, choice: _Choice, fields: dict[str, Any], meta: dict[str
     if not isinstance(text, str):
         if ids:
             # A server without a tokenizer: the ids are all there is.
-            yield Extension("output_ids", fields)
+            yield Extension("output_ids", fields, is_output=True)
         return
     holds_all = None if completion is None or not isinstance(ids, list) else len(ids) >= completion
     news, does_extend = choice.text.news(text, holds_all=holds_all, is_last=bool(meta.get("finish_reason")))

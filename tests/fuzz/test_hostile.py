@@ -270,7 +270,7 @@ def _renumbered(value: Any, by: int, key: str = "") -> Any:
     return f"{value}-{by}" if isinstance(value, str) and key.lower().endswith("id") else value
 
 
-EVER_NEW = {
+EVER_NEW: dict[str, list[dict[str, Any]]] = {
     "openai-chat": [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}],
     "openai-completions": [{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}],
     "openai-responses": [
