@@ -95,11 +95,12 @@ class Extension(msgspec.Struct, gc=False):
     """An upstream frame with no other name here.
 
     ``type`` says what it is (the SSE event name, the payload's own type, or "unparsed"); ``data`` is its JSON value,
-    or its text where it is not JSON.
+    or its text where it is not JSON. ``is_output``: it is what was generated, which cannot be read here.
     """
 
     type: str
     data: Any
+    is_output: bool = False
 
 
 class Usage(msgspec.Struct, gc=False):

@@ -218,7 +218,8 @@ class Relay:
         self._has_frames = True
         events = self._dialect.decode(frame)
         self._session.advance(events, now)
-        if self._session.first_content_at is None and self._dialect.completes_on_clean_end and _is_unknown(events):
+        is_known = not self._dialect.completes_on_clean_end
+        if self._session.first_content_at is None and _is_unread(events, is_known=is_known):
             self._session.is_unobserved = True  # nothing in a stream of unknown meaning will ever be content
         if self._dialect.terminated:
             self.is_terminated = True
@@ -278,8 +279,9 @@ class Relay:
         return self._last + self._format.close(self._session.ended(outcome, failure, now))
 
 
-def _is_unknown(events: Sequence[Event]) -> bool:
-    return any(isinstance(event, Extension) for event in events)
+def _is_unread(events: Sequence[Event], *, is_known: bool) -> bool:
+    """Output that cannot be read here; of a language that is not known, anything may be that."""
+    return any(isinstance(event, Extension) and (event.is_output or not is_known) for event in events)
 
 
 class CompressedRelay(Relay):

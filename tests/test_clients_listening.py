@@ -18,7 +18,7 @@ from tests.departures import make_certificates
 GEMINI = "/v1beta/models/g:streamGenerateContent?alt=sse"
 FIXTURES = Path(__file__).parent / "fixtures" / "gemini"
 STREAMS = ("text_and_usage", "thoughts_and_calls", "two_candidates", "error_event")
-OF_THE_MOMENT = {"stream", "ttft_ms", "duration_ms"}
+OF_THE_MOMENT = {"stream", "created", "ttft_ms", "duration_ms"}
 
 
 def told(app: App, transport: httpx2.BaseTransport, scheme: str = "http") -> list[tuple[str, Any]]:

@@ -169,7 +169,6 @@ def test_a_stream_taken_up_again_begins_anywhere() -> None:
         ("incomplete", "length"),
         ("budget_exceeded", "length"),
         ("requires_continuation", "paused"),
-        ("cancelled", "error"),
     ],
 )
 def test_an_interaction_rests(status: str, reason: Any) -> None:
@@ -220,6 +219,31 @@ def test_a_failed_interaction_is_an_error() -> None:
         UpstreamError("the interaction failed", failed, "failed"),
     ]
     assert events_of(completed("failed", error={"message": "why"}))[1] == UpstreamError("why", {"message": "why"})
+
+
+def test_a_failed_status_waits_for_the_upstreams_own_words() -> None:
+    update = {"event_type": "interaction.status_update", "interaction_id": "v1_a", "status": "failed"}
+    told = [Extension("interaction.status_update", update), Finish(0, "error", "failed")]
+    words = {"code": "429", "message": "real words"}
+    own = UpstreamError("real words", words, "429", 429, retryable=True)
+    assert events_of(update, {"event_type": "error", "error": words}, completed("failed")) == [*told, own]
+    assert events_of(update, completed("failed", error=words)) == [*told, own]
+    bare = UpstreamError("the interaction failed", update, "failed")
+    assert events_of(update) == [*told, bare]
+    assert events_of(update, b"[DONE]") == [*told, bare]
+
+
+def test_a_cancelled_interaction_is_an_error() -> None:
+    update = {"event_type": "interaction.status_update", "interaction_id": "v1_a", "status": "cancelled"}
+    cancelled = {"id": "v1_a", "status": "cancelled"}
+    assert events_of(update, completed("cancelled")) == [
+        Extension("interaction.status_update", update),
+        Finish(0, "error", "cancelled"),
+        UpstreamError("the interaction was cancelled", cancelled, "cancelled"),
+    ]
+    dialect = DIALECTS[NAME]()
+    dialect.decode(Frame(json.dumps(update).encode(), b""))
+    assert (dialect.is_finished, dialect.terminated) == (True, False)
 
 
 def test_the_package_hands_our_own_error_out() -> None:

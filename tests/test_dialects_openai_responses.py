@@ -255,3 +255,13 @@ def test_the_package_reads_a_resumed_stream_alike() -> None:
 def test_loose_types_never_raise(bad: dict[str, Any]) -> None:
     decoded: list[Event] = decode_payloads("openai-responses", [CREATED, delta("a"), bad, bad])
     assert only_start_first(decoded)
+
+
+def test_a_snapshot_of_more_items_than_are_counted_still_ends_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.dialects.numbered.MAX_NUMBERED", 3)
+    end = completed([message("msg_1", "a"), message("msg_2", "b")])
+    assert events(end) == [
+        Token(0, "a"),
+        Extension("response.completed", end),
+        Finish(0, "stop", "completed"),
+    ]

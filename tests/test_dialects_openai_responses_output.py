@@ -258,6 +258,53 @@ def test_hosted_tools_are_no_calls_of_the_clients() -> None:
     assert events(piece, code) == [Extension(str(event["type"]), event) for event in (piece, code)]
 
 
+XAIS = {
+    "type": "custom_tool_call",
+    "id": "ctc_1",
+    "call_id": "xs_call_1",
+    "name": "x_keyword_search",
+    "input": "{}",
+}
+
+
+@pytest.mark.parametrize("snapshot", [[], [XAIS, message("msg_1", "Hi")], [XAIS]])
+def test_xais_own_tools_are_no_calls_of_the_clients(snapshot: list[dict[str, Any]]) -> None:
+    inputs = arguments("{}", kind="custom_tool_call_input", item_id="ctc_1")
+    whole = {"type": "response.custom_tool_call_input.done", "output_index": 0, "item_id": "ctc_1", "input": "{}"}
+    hosted = [added(0, {**XAIS, "input": ""}), inputs, whole, finished(0, XAIS)]
+    told: list[Event] = [Extension(payload["type"], payload) for payload in hosted]
+    assert events(*hosted, delta("Hi", 1), completed(snapshot)) == [*told, Token(0, "Hi"), STOP]
+
+
+def test_a_tool_of_xais_beside_one_of_the_clients() -> None:
+    own = call("call_2", "f", "{}", id="fc_2")
+    told = events(added(0, XAIS), added(1, call("call_2", "f", id="fc_2")), arguments("{}", 1), completed([XAIS, own]))
+    assert summarise(told).calls == {(0, 0): ["call_2", "f", "{}"]}
+    assert told[-1] == Finish(0, "tool_calls", "completed")
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_a_call_is_the_clients_unless_a_text_follows_it(has_snapshot: bool) -> None:
+    first, second = call("c1", "f", "{}", id="fc_1"), call("c2", "g", "{}", id="fc_2")
+
+    def reason(*items: dict[str, Any]) -> str:
+        payloads = [finished(place, item) for place, item in enumerate(items)]
+        finish = events(*payloads, completed(list(items) if has_snapshot else []))[-1]
+        assert isinstance(finish, Finish)
+        return finish.reason
+
+    text, empty = message("msg_1", "Hi"), message("msg_1")
+    assert [reason(first, second), reason(text, first, second)] == ["tool_calls"] * 2
+    assert [reason(first, empty), reason(first, second, {"type": "reasoning", "id": "r"})] == ["tool_calls"] * 2
+    assert [reason(first, text), reason(first, second, text)] == ["stop"] * 2
+    assert reason(first, text, second) == "tool_calls"
+
+
+def test_a_text_that_began_before_a_call_does_not_follow_it() -> None:
+    told = events(added(0, message("msg_1")), added(1, call("c1", "f", id="fc_1")), delta("Hi"), completed([]))
+    assert told[-1] == Finish(0, "tool_calls", "completed")
+
+
 def test_images() -> None:
     partial = {"type": "response.image_generation_call.partial_image", "output_index": 0, "partial_image_b64": "QUI="}
     whole = {"type": "image_generation_call", "id": "ig_1", "result": "QUJD", "output_format": "webp"}

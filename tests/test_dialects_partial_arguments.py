@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.dialects.numbered import Room
 from sidecar.dialects.partial_arguments import PartialArguments
 
 NAMES = st.text(min_size=1, max_size=4) | st.sampled_from(["a", "b", "it's", 'say "x"', "a.b", "[0]", "\\", "\n"])
@@ -48,7 +49,7 @@ def leaves(value: Any, path: str = "$") -> Iterator[tuple[str, Any]]:
 
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4), st.data())
 def test_any_object_comes_back(value: dict[str, Any], data: st.DataObject) -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     text = ""
     for path, leaf in leaves(value):
         pieces = [leaf]
@@ -64,7 +65,7 @@ def test_any_object_comes_back(value: dict[str, Any], data: st.DataObject) -> No
 
 @given(st.lists(st.tuples(st.sampled_from(["$.a", "$.a.b", "$.a[0]", "$.a[2].c", "$.b", "$.b[1]", "$['c']"]), SCALARS)))
 def test_whatever_is_refused_what_is_told_is_one_object(values: list[tuple[str, Any]]) -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     text = "".join([arguments.add(path, value) or "" for path, value in values])
     names: list[str] = []
 
@@ -82,7 +83,7 @@ def test_whatever_is_refused_what_is_told_is_one_object(values: list[tuple[str, 
     ["", "$", "a", "$..a", "$.a[*]", "$.a[-1]", "$[0]", "$.a[", "$.a['b]", "$.a[101]", "$.a[99999999999]", '$["\\x"]'],
 )
 def test_a_path_that_leads_nowhere_adds_nothing(path: str) -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     assert arguments.add(path, 1) is None
     assert not arguments.has_begun
     assert arguments.close() == "{}"
@@ -103,20 +104,20 @@ def test_a_path_that_leads_nowhere_adds_nothing(path: str) -> None:
     ],
 )
 def test_what_would_have_to_be_taken_back_is_refused(first: list[str], second: str) -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     text = "".join([arguments.add(path, 1) or "" for path in first])
     assert arguments.add(second, 2) is None
     assert "2" not in json.dumps(json.loads(text + arguments.close()))
 
 
 def test_elements_that_are_passed_over_are_null() -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     text = "".join([arguments.add(path, 1) or "" for path in ("$.a[2]", "$.a[4]")])
     assert json.loads(text + arguments.close()) == {"a": [None, None, 1, None, 1]}
 
 
 def test_text_goes_on_until_another_value_comes() -> None:
-    arguments = PartialArguments()
+    arguments = PartialArguments(Room())
     assert arguments.add("$.a", "x") == '{"a":"x'
     assert arguments.add("$.a", "") == ""
     assert arguments.add("$.a", 'y"\n') == 'y\\"\\n'

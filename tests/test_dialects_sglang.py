@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from sidecar.errors import Failure
 from sidecar.events import Event, Extension, Finish, Start, Token, UpstreamError, Usage
+from sidecar.settings import Timeouts
+from tests.core_support import Rig
 from tests.dialect_reading import decode_payloads, error_frame, read
 from tests.test_relay import ending
 
@@ -160,10 +162,24 @@ def test_counts() -> None:
 def test_a_server_without_a_tokenizer_sends_ids_alone() -> None:
     fields = {"output_ids": [1, 2], "meta_info": {"id": "r-1", "finish_reason": STOP, "completion_tokens": 2}}
     assert decode(fields) == [
-        Extension("output_ids", fields),
+        Extension("output_ids", fields, is_output=True),
         Finish(0, "stop", "stop"),
         Usage(None, 2, native={"completion_tokens": 2}),
     ]
+
+
+@pytest.mark.parametrize("format_name", ["typed", "native"])
+def test_ids_alone_are_not_out_of_time_while_they_come(format_name: str) -> None:
+    timeouts = Timeouts(first_token_s=2.0, idle_s=3.0)
+    rig = Rig(dialect="sglang", format=format_name, timeouts=timeouts).open(content_type="text/event-stream")
+    for _ in range(5):
+        rig.feed(b'data: {"output_ids":[1],"meta_info":{"id":"r-1","completion_tokens":1}}\n\n').pass_time(1.5)
+    assert rig.outcome is None
+    assert rig.end().code == "upstream_truncated"
+    rig = Rig(dialect="sglang", format=format_name, timeouts=timeouts).open(content_type="text/event-stream")
+    for _ in range(2):
+        rig.feed(b'data: {"meta_info":{"id":"r-1","completion_tokens":1}}\n\n').pass_time(1.5)
+    assert rig.code == "first_token_timeout"
 
 
 def test_a_batch_is_told_apart_by_index() -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import MAX_NUMBERED, Numbered, within_bounds
 from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import anthropic_usage
@@ -96,8 +97,8 @@ class Anthropic:
         self._stop_reason = ""
         self._usage: dict[str, Any] = {}
         self._call_count = 0
-        self._tools: dict[int, _Tool] = {}
-        self._opaque_blocks: dict[int, str] = {}
+        self._tools: Numbered[int, _Tool] = Numbered()
+        self._opaque_blocks: Numbered[int, str] = Numbered()
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one frame; nothing more once ``message_stop`` has come."""
@@ -152,7 +153,7 @@ class Anthropic:
         if not isinstance(payload, dict):
             return self._gate.admit([payload], named=False)
         kind = as_text(payload.get("type")) or name
-        events = list(self._event(kind, payload))
+        events = list(within_bounds(self._event(kind, payload), kind, payload))
         message = as_dict(payload.get("message")) if kind == "message_start" else {}
         return self._gate.admit(
             events,
@@ -202,7 +203,8 @@ class Anthropic:
         """Counts are cumulative: each replaces the one before it, and an absent or null one keeps it."""
         news = {key: value for key, value in as_dict(fields.get("usage")).items() if value is not None}
         if news:
-            self._usage = {**self._usage, **news}
+            usage = {**self._usage, **news}
+            self._usage = usage if len(usage) <= MAX_NUMBERED else news
             yield anthropic_usage(self._usage)
 
     def _block_start(self, fields: dict[str, Any]) -> Iterator[Event]:

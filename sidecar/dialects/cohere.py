@@ -12,6 +12,7 @@ import msgspec
 
 from sidecar.dialects.done_mark import DoneMarked
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Room
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.tool_calls import ToolCalls, argument_text
 from sidecar.dialects.upstream_errors import upstream_error
@@ -43,7 +44,7 @@ class Cohere(DoneMarked):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls = ToolCalls(0)
+        self._calls = ToolCalls(0, Room())
         self._has_ended = False
 
     @property

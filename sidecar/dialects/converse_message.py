@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import Numbered, Room, within_bounds
 from sidecar.dialects.payloads import named_extension
 from sidecar.dialects.token_usage import bedrock_usage
 from sidecar.dialects.tool_calls import ToolCalls, argument_text
@@ -40,7 +41,7 @@ _SERVER_TOOL: Final = "server_tool_use"
 class ConverseMessage:
     """What is known of one message so far. It is one choice, number 0."""
 
-    __slots__ = ("_calls", "_has_metadata", "_image_types", "_server_blocks", "is_finished", "is_over")
+    __slots__ = ("_blocks", "_calls", "_has_metadata", "is_finished", "is_over")
 
     def __init__(self) -> None:
         self.is_finished = False
@@ -48,24 +49,26 @@ class ConverseMessage:
         self.is_over = False
         """So has ``metadata``; the two are the last that is said of a message, in either order."""
         self._has_metadata = False
-        self._calls = ToolCalls(0)
-        # Of the blocks that are open: those the service itself acts in, and which type an image has.
-        self._server_blocks: set[int] = set()
-        self._image_types: dict[int, str] = {}
+        self._calls = ToolCalls(0, Room())
+        # Of the blocks that are open: the type of an image, or that the service itself acts in it.
+        self._blocks: Numbered[int, str] = Numbered()
 
     def decode(self, kind: str, payload: dict[str, Any]) -> Iterator[Event]:
         """The events of one event of type ``kind``."""
+        return within_bounds(self._event(kind, payload), kind, payload)
+
+    def _event(self, kind: str, payload: dict[str, Any]) -> Iterator[Event]:
         fields = {key: value for key, value in payload.items() if key != _PADDING}
         index = as_int(fields.get("contentBlockIndex")) or 0
         if kind == "contentBlockDelta":
             for member, value in as_dict(fields.get("delta")).items():
                 yield from self._delta(index, member, value, fields)
         elif kind == "contentBlockStart":
-            self._forget(index)
+            self._blocks.pop(index, None)
             for member, value in as_dict(fields.get("start")).items():
                 yield from self._start(index, member, as_dict(value), fields)
         elif kind == "contentBlockStop":
-            self._forget(index)
+            self._blocks.pop(index, None)
         elif kind == "messageStop":
             yield from self._stop(fields)
         elif kind == "metadata":
@@ -79,10 +82,10 @@ class ConverseMessage:
             if call is not None:
                 yield call
         elif member == "toolUse":
-            self._server_blocks.add(index)
+            self._blocks[index] = _SERVER_TOOL
             yield Extension(_SERVER_TOOL, fields)
         elif member == "image":
-            self._image_types[index] = f"image/{as_text(start.get('format')) or '*'}"
+            self._blocks[index] = f"image/{as_text(start.get('format')) or '*'}"
         else:
             yield Extension(member, fields)
 
@@ -90,7 +93,7 @@ class ConverseMessage:
         if member == "text":
             if as_text(value):
                 yield Token(0, value)
-        elif member == "toolUse" and index in self._server_blocks:
+        elif member == "toolUse" and self._blocks.get(index) == _SERVER_TOOL:
             yield Extension(_SERVER_TOOL, fields)
         elif member == "toolUse":
             call = self._calls.fragment(index, "", "", argument_text(as_dict(value).get("input")))
@@ -109,7 +112,8 @@ class ConverseMessage:
         data = as_text(source.get("bytes")) or as_text(as_dict(source.get("s3Location")).get("uri"))
         if not data:
             return Extension("image", fields)
-        return Media(0, "image", self._image_types.get(index, "image/*"), data)
+        known = self._blocks.get(index, _SERVER_TOOL)
+        return Media(0, "image", "image/*" if known == _SERVER_TOOL else known, data)
 
     def _stop(self, fields: dict[str, Any]) -> Iterator[Event]:
         native = as_text(fields.get("stopReason"))
@@ -129,10 +133,6 @@ class ConverseMessage:
         rest = {key: value for key, value in fields.items() if key != "usage"}
         if rest:
             yield Extension("metadata", rest)
-
-    def _forget(self, index: int) -> None:
-        self._server_blocks.discard(index)
-        self._image_types.pop(index, None)
 
 
 def _reasoning(content: dict[str, Any], fields: dict[str, Any]) -> Iterator[Event]:

@@ -17,6 +17,7 @@ import msgspec
 from sidecar.dialects.gemini_candidate import Candidate
 from sidecar.dialects.json_stream import JsonStream
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Room, within_bounds
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.token_usage import gemini_usage
 from sidecar.dialects.upstream_errors import upstream_error
@@ -41,23 +42,26 @@ class Gemini(JsonStream):
     streams_by_default: ClassVar[bool] = True
     has_terminator: ClassVar[bool] = False
 
-    __slots__ = ("_candidates", "_told")
+    __slots__ = ("_candidates", "_has_spoken_on", "_room", "_told")
 
     def __init__(self) -> None:
         super().__init__()
+        self._room = Room()
         self._candidates: dict[int, Candidate] = {}
         self._told: dict[str, Any] = {}
+        # Some candidate went on behind its finish reason. Asked for with every frame, so not looked for each time.
+        self._has_spoken_on = False
 
     @property
     def is_finished(self) -> bool:
         """Every candidate that began has its finish reason, and none went on behind it; or the prompt was blocked."""
         candidates = self._candidates.values()
-        return bool(candidates) and all(each.is_finished and not each.spoke_on for each in candidates)
+        return bool(candidates) and not self._has_spoken_on and all(each.is_finished for each in candidates)
 
     @property
     def completes_on_clean_end(self) -> bool:  # type: ignore[override]  # of all the dialects only this one changes it
         """Only where finish reasons say nothing of the end."""
-        return any(each.spoke_on for each in self._candidates.values())
+        return self._has_spoken_on
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:
@@ -85,8 +89,7 @@ class Gemini(JsonStream):
             yield named_extension(name, fields)
             return
         for element in as_list(fields.get("candidates")):
-            candidate = self._candidate(as_int(as_dict(element).get("index")) or 0)
-            yield from candidate.decode(as_dict(element))
+            yield from within_bounds(self._element(as_dict(element)), "candidate", element)
         yield from self._prompt_feedback(as_dict(fields.get("promptFeedback")))
         for key, value in fields.items():
             if key not in _TOLD_KEYS and self._is_news(key, value):
@@ -97,10 +100,16 @@ class Gemini(JsonStream):
         if fields.get("error"):
             yield upstream_error(fields["error"])
 
+    def _element(self, fields: dict[str, Any]) -> Iterator[Event]:
+        candidate = self._candidate(as_int(fields.get("index")) or 0)
+        yield from candidate.decode(fields)
+        self._has_spoken_on = self._has_spoken_on or candidate.spoke_on
+
     def _candidate(self, index: int) -> Candidate:
         candidate = self._candidates.get(index)
         if candidate is None:
-            candidate = self._candidates[index] = Candidate(index)
+            self._room.take()
+            candidate = self._candidates[index] = Candidate(index, self._room)
         return candidate
 
     def _prompt_feedback(self, feedback: dict[str, Any]) -> Iterator[Event]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Room
 from sidecar.dialects.partial_arguments import PartialArguments
 from sidecar.dialects.tool_calls import argument_text
 from sidecar.events import Annotation, Event, Extension, Finish, FinishReason, Media, Reasoning, Token, ToolCall
@@ -70,18 +71,19 @@ class _PartialCall:
 
     __slots__ = ("arguments", "number")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, room: Room) -> None:
         self.number = number
-        self.arguments = PartialArguments()
+        self.arguments = PartialArguments(room)
 
 
 class Candidate:
     """What is known of one candidate so far."""
 
-    __slots__ = ("_call_count", "_finish", "_open_call", "_told", "index", "spoke_on")
+    __slots__ = ("_call_count", "_finish", "_open_call", "_room", "_told", "index", "spoke_on")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, room: Room) -> None:
         self.index = index
+        self._room = room
         self.spoke_on = False
         """Parts came behind a finish reason, so that such a mark says nothing of the end."""
         self._finish: Finish | None = None
@@ -182,7 +184,7 @@ class Candidate:
             if not partial and not continues:
                 yield ToolCall(self.index, self._next_call(), argument_text(args), call_id or None, name)
                 return
-            self._open_call = _PartialCall(self._next_call())
+            self._open_call = _PartialCall(self._next_call(), self._room)
             yield ToolCall(self.index, self._open_call.number, "", call_id or None, name)
         yield from self._arguments(self._open_call, args, partial)
         if not continues:

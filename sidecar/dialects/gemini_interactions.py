@@ -12,6 +12,7 @@ import msgspec
 
 from sidecar.dialects.json_stream import JsonStream
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.token_usage import interactions_usage
 from sidecar.dialects.tool_calls import argument_text
@@ -42,6 +43,9 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 }
 """The statuses in which an interaction rests; in any other it goes on."""
 
+_FAILURES: Final = {"failed": "the interaction failed", "cancelled": "the interaction was cancelled"}
+"""The statuses that are errors, and what there is to say where the upstream does not."""
+
 _MEDIA_KINDS: Final = frozenset({"image", "audio", "video", "document"})
 
 
@@ -64,13 +68,16 @@ class GeminiInteractions(JsonStream):
     framings: ClassVar[tuple[str, ...]] = ("sse",)
     paths: ClassVar[tuple[str, ...]] = ("/interactions", "/interactions/*")
 
-    __slots__ = ("_call_count", "_finish", "_steps")
+    __slots__ = ("_call_count", "_finish", "_has_failed", "_held_failure", "_steps")
 
     def __init__(self) -> None:
         super().__init__()
         self._finish: Finish | None = None
+        self._has_failed = False
+        self._held_failure: UpstreamError | None = None
+        """What a bare status says of a failure, until it is known that nothing else says more."""
         self._call_count = 0
-        self._steps: dict[int, _Step] = {}
+        self._steps: Numbered[int, _Step] = Numbered()
 
     @property
     def is_finished(self) -> bool:
@@ -92,8 +99,12 @@ class GeminiInteractions(JsonStream):
         """The events of one frame; nothing more once the interaction rests, or ``[DONE]`` has come."""
         if frame.data is not None and frame.data.startswith(b"[DONE]"):
             self.terminated = True
-            return ()
+            return [*self._told_failure()]
         return super().decode(frame)
+
+    def finish(self) -> Sequence[Event]:
+        """What was held back, a failure that nothing said more of as well."""
+        return [*super().finish(), *self._told_failure()]
 
     def _name(self, fields: dict[str, Any]) -> tuple[str, str, bool]:
         interaction = as_dict(fields.get("interaction"))
@@ -117,7 +128,7 @@ class GeminiInteractions(JsonStream):
         elif kind == "interaction.completed":
             yield from self._completed(as_dict(fields.get("interaction")))
         elif kind == "error" or fields.get("error"):
-            yield upstream_error(fields.get("error") or fields)
+            yield from self._fail(upstream_error(fields.get("error") or fields))
         elif kind != "interaction.created":
             yield named_extension(kind, fields)
         usage = as_dict(fields.get("usage")) or as_dict(as_dict(fields.get("metadata")).get("total_usage"))
@@ -132,19 +143,33 @@ class GeminiInteractions(JsonStream):
         usage = as_dict(interaction.get("usage"))
         if usage:
             yield interactions_usage(usage)
+        yield from self._told_failure()
         self.terminated = True
 
     def _rest(self, holder: dict[str, Any]) -> Iterator[Event]:
         """The finish mark of a status in which nothing more comes; an error where it is a failure."""
         native = as_text(holder.get("status"))
         reason = FINISH_REASONS.get(native)
-        if reason is None or (self._finish is not None and self._finish.native == native):
+        if reason is None:
             return
-        self._finish = Finish(0, reason, native)
-        yield self._finish
-        if native == "failed":
-            error = holder.get("error")
-            yield upstream_error(error) if error else UpstreamError("the interaction failed", holder, native)
+        if self._finish is None or self._finish.native != native:
+            self._finish = Finish(0, reason, native)
+            yield self._finish
+        if native in _FAILURES and not self._has_failed:
+            if holder.get("error"):
+                yield from self._fail(upstream_error(holder["error"]))
+            else:
+                self._held_failure = UpstreamError(_FAILURES[native], holder, native)
+
+    def _fail(self, error: UpstreamError) -> Iterator[Event]:
+        """An error in the upstream's own words, which a status has no need to tell any more."""
+        self._has_failed = True
+        self._held_failure = None
+        yield error
+
+    def _told_failure(self) -> Iterator[Event]:
+        if self._held_failure is not None:
+            yield from self._fail(self._held_failure)
 
     def _start(self, index: int, step: dict[str, Any], fields: dict[str, Any]) -> Iterator[Event]:
         yield from self._stop(index)

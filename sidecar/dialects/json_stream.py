@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+from sidecar.dialects.numbered import within_bounds
 from sidecar.dialects.payloads import event_name, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.events import Event, Frame
@@ -39,7 +40,7 @@ class JsonStream(ABC):
         fields = read_object(data, name)
         if not isinstance(fields, dict):
             return self._gate.admit([fields], named=False)
-        events = list(self._object(fields, name))
+        events = list(within_bounds(self._object(fields, name), name, fields))
         response_id, model, named = self._name(fields)
         return self._gate.admit(events, response_id=response_id, model=model, named=named or self.terminated)
 

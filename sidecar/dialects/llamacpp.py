@@ -13,6 +13,7 @@ import msgspec
 from sidecar.dialects.choice_usage import ChoiceUsage
 from sidecar.dialects.done_mark import DoneMarked
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import Numbered
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.upstream_errors import told_error
 from sidecar.errors import Failure
@@ -48,7 +49,7 @@ class LlamaCpp(DoneMarked):
 
     def __init__(self) -> None:
         super().__init__()
-        self._finished: dict[int, bool] = {}
+        self._finished: Numbered[int, bool] = Numbered()
         self._usage = ChoiceUsage()
 
     @property
@@ -85,13 +86,13 @@ class LlamaCpp(DoneMarked):
 
     def _piece(self, fields: dict[str, Any]) -> Iterator[Event]:
         index = as_int(fields.get("index")) or 0
-        self._finished.setdefault(index, False)
+        self._finished[index] = has_finished = self._finished.get(index, False)
         if fields.get("prompt_progress"):
             yield Extension("prompt_progress", fields["prompt_progress"])
         text = as_text(fields.get("content"))
         if text:
             yield Token(index, text, fields.get("completion_probabilities") or None)
-        if fields.get("stop") is True and not self._finished[index]:
+        if fields.get("stop") is True and not has_finished:
             self._finished[index] = True
             native = as_text(fields.get("stop_type")) or next((flag for flag in _FLAGS if fields.get(flag) is True), "")
             if native:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered, Room, within_bounds
 from sidecar.dialects.openai_choice import Choice
 from sidecar.dialects.token_usage import openai_usage
 from sidecar.events import Event, Finish, FinishReason, Token, Usage
@@ -26,19 +27,19 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 class ModelPieces:
     """What is known of such a stream so far."""
 
-    __slots__ = ("_choices", "_finished", "_prompt_tokens", "begun")
+    __slots__ = ("_choices", "_prompt_tokens", "_room", "begun")
 
     def __init__(self) -> None:
-        self.begun: set[int] = set()
-        """The choices that have been seen."""
-        self._finished: set[int] = set()
+        self.begun: Numbered[int, bool] = Numbered()
+        """The choices that have been seen, and whether each has finished."""
         self._prompt_tokens: Any = None
-        self._choices: dict[int, Choice] = {}
+        self._choices: Numbered[int, Choice] = Numbered()
+        self._room = Room()
 
     @property
     def is_finished(self) -> bool:
         """A finish word has come for every choice that began, and at least one did."""
-        return bool(self.begun) and self.begun <= self._finished
+        return bool(self.begun) and all(self.begun.values())
 
     def decode(self, piece: dict[str, Any]) -> list[Event] | None:
         """The events of one piece; None where it has none of the shapes."""
@@ -53,9 +54,7 @@ class ModelPieces:
             return [*self._choice(0, piece, "completion", "stop_reason")]
         outputs = [as_dict(output) for output in as_list(piece.get("outputs"))]
         if outputs and all(_has_text(output, "text") for output in outputs):
-            return [
-                event for at, output in enumerate(outputs) for event in self._choice(at, output, "text", "stop_reason")
-            ]
+            return [*within_bounds(self._outputs(outputs), "outputs", piece)]
         return self._chat(piece)
 
     def _chat(self, piece: dict[str, Any]) -> list[Event] | None:
@@ -64,29 +63,36 @@ class ModelPieces:
         is_last = bool(self._choices and usage) and piece.get("choices") == []
         if not (choices or is_last) or not all(map(_is_whole_choice, choices)):
             return None
-        return [*self._chat_choices(choices), *([openai_usage(usage)] if usage else [])]
+        told = within_bounds(self._chat_choices(choices), "choices", piece)
+        return [*told, *([openai_usage(usage)] if usage else [])]
 
     def _chat_choices(self, choices: list[dict[str, Any]]) -> Iterator[Event]:
         """Mistral's newer models and DeepSeek: OpenAI's choices, but with a ``message`` or a ``text`` for a delta."""
         for at, fields in enumerate(choices):
             given = as_int(fields.get("index"))
             index = at if given is None else given
-            self.begun.add(index)
-            choice = self._choices.setdefault(index, Choice(index))
+            self.begun[index] = self.begun.get(index, False)
+            choice = self._choices.get(index)
+            if choice is None:
+                choice = self._choices[index] = Choice(index, self._room)
             message = fields.get("message")
             delta = message if isinstance(message, dict) else {"content": fields.get("text")}
             native = as_text(fields.get("stop_reason")) or as_text(fields.get("finish_reason"))
             yield from choice.decode({"delta": delta, "finish_reason": native})
             if native:
-                self._finished.add(index)
+                self.begun[index] = True
+
+    def _outputs(self, outputs: list[dict[str, Any]]) -> Iterator[Event]:
+        for at, output in enumerate(outputs):
+            yield from self._choice(at, output, "text", "stop_reason")
 
     def _choice(self, index: int, fields: dict[str, Any], text_key: str, reason_key: str) -> Iterator[Event]:
-        self.begun.add(index)
+        self.begun[index] = self.begun.get(index, False)
         text, native = as_text(fields.get(text_key)), as_text(fields.get(reason_key))
         if text:
             yield Token(index, text)
         if native:
-            self._finished.add(index)
+            self.begun[index] = True
             yield Finish(index, FINISH_REASONS.get(native.lower(), "stop"), native)
 
     def _usage(self, piece: dict[str, Any], prompt_key: str, completion_key: str) -> Iterator[Event]:

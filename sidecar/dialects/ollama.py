@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_list, as_text
+from sidecar.dialects.numbered import Room
 from sidecar.dialects.payloads import named_extension, object_of, read_object
 from sidecar.dialects.start_gate import StartGate
 from sidecar.dialects.token_usage import ollama_usage
@@ -70,7 +71,7 @@ class _Ollama(ABC):
     def __init__(self) -> None:
         self.terminated = False
         self._gate = StartGate()
-        self._calls = ToolCalls(0)
+        self._calls = ToolCalls(0, Room())
         self._has_calls = False
 
     def finish(self) -> Sequence[Event]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Room, TooManyError, within_bounds
 from sidecar.dialects.openai_choice import Choice
 from sidecar.dialects.openai_chunk import error_chunk, error_of, vendor_extensions
 from sidecar.dialects.payloads import event_name, named_extension, object_of, read_object
@@ -151,11 +152,12 @@ class OpenAIChat:
     tolerates_partial_frame: ClassVar[bool] = False
     plain_start: ClassVar[bytes] = b"data: "
 
-    __slots__ = ("_choices", "_gate", "_sources", "terminated")
+    __slots__ = ("_choices", "_gate", "_room", "_sources", "terminated")
 
     def __init__(self) -> None:
         self.terminated = False
         self._gate = StartGate()
+        self._room = Room()
         self._choices: dict[int, Choice] = {}
         self._sources: dict[str, Any] = {}
 
@@ -181,9 +183,10 @@ class OpenAIChat:
             return None
         events: list[Event] = []
         for element in chunk.choices:
-            choice = self._choices.get(element.index)
-            if choice is None:
-                choice = self._choices[element.index] = Choice(element.index)
+            try:
+                choice = self._choice_of(element.index)
+            except TooManyError:
+                return None
             if element.finish_reason and (mark := choice.finish(element.finish_reason)) is not None:
                 events.append(mark)
         if chunk.usage:
@@ -210,7 +213,10 @@ class OpenAIChat:
         if thought or delta.content:
             return None
         call = delta.tool_calls[0]
-        return self._choices[index].tool_calls.fragment(call.index, "", "", call.function.arguments)
+        try:
+            return self._choices[index].tool_calls.fragment(call.index, "", "", call.function.arguments)
+        except TooManyError:
+            return None
 
     def finish(self) -> Sequence[Event]:
         """What was held back for an id that never came."""
@@ -271,18 +277,21 @@ class OpenAIChat:
         else:
             yield from vendor_extensions(payload, is_bare=not choices and not has_error)
         for element in choices:
-            yield from self._choice(as_dict(element))
+            yield from within_bounds(self._choice(as_dict(element)), "choice", element)
         yield from self._new_sources(payload)
         yield from self._usage(payload, choices)
 
     def _choice(self, element: dict[str, Any]) -> Iterator[Event]:
-        index = as_int(element.get("index")) or 0
-        choice = self._choices.get(index)
-        if choice is None:
-            choice = self._choices[index] = Choice(index)
-        yield from choice.decode(element)
+        yield from self._choice_of(as_int(element.get("index")) or 0).decode(element)
         if element.get("error"):
             yield upstream_error(element["error"])
+
+    def _choice_of(self, index: int) -> Choice:
+        choice = self._choices.get(index)
+        if choice is None:
+            self._room.take()
+            choice = self._choices[index] = Choice(index, self._room)
+        return choice
 
     def _new_sources(self, payload: dict[str, Any]) -> Iterator[Event]:
         """Perplexity repeats its whole list of sources on every chunk: each distinct list is told once."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Room
 from sidecar.dialects.tool_calls import ToolCalls, argument_text
 from sidecar.events import (
     Annotation,
@@ -50,11 +51,11 @@ class Choice:
 
     __slots__ = ("finish_native", "index", "tool_calls")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, room: Room) -> None:
         self.index = index
         self.finish_native = ""
         """The upstream's last finish word, "" before there is one."""
-        self.tool_calls = ToolCalls(index)
+        self.tool_calls = ToolCalls(index, room)
 
     def decode(self, choice: dict[str, Any]) -> Iterator[Event]:
         """The events of one element of ``choices``."""

@@ -13,6 +13,7 @@ import msgspec
 
 from sidecar.dialects.json_stream import JsonStream
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered, within_bounds
 from sidecar.dialects.openai_choice import FINISH_REASONS
 from sidecar.dialects.openai_chunk import error_chunk, error_of, vendor_extensions
 from sidecar.dialects.payloads import named_extension, object_of
@@ -64,7 +65,7 @@ class OpenAICompletions(JsonStream):
 
     def __init__(self) -> None:
         super().__init__()
-        self._finishes: dict[int, str] = {}
+        self._finishes: Numbered[int, str] = Numbered()
         """By choice, the upstream's last finish word, "" before there is one."""
 
     def decode(self, frame: Frame) -> Sequence[Event]:
@@ -122,7 +123,7 @@ class OpenAICompletions(JsonStream):
             else:
                 yield from vendor_extensions(fields, is_bare=not choices and error is None)
             for element in choices:
-                yield from self._choice(as_dict(element))
+                yield from within_bounds(self._choice(as_dict(element)), "choice", element)
         elif error is None and not usage:
             yield named_extension(name, fields)
         if usage:
@@ -132,7 +133,8 @@ class OpenAICompletions(JsonStream):
 
     def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
         index = as_int(choice.get("index")) or 0
-        known = self._finishes.setdefault(index, "")
+        known = self._finishes.get(index, "")
+        self._finishes[index] = known
         thought = as_text(choice.get("reasoning_content")) or as_text(choice.get("reasoning"))
         if thought:
             yield Reasoning(index, thought)

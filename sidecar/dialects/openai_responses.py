@@ -13,6 +13,7 @@ import msgspec
 
 from sidecar.dialects.json_stream import JsonStream
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import within_bounds
 from sidecar.dialects.payloads import object_of
 from sidecar.dialects.responses_output import Output
 from sidecar.dialects.token_usage import openai_usage
@@ -150,7 +151,7 @@ class OpenAIResponses(JsonStream):
     def _end(self, kind: str, fields: dict[str, Any]) -> Iterator[Event]:
         self._note_begin(kind, fields)
         response = as_dict(fields.get("response"))
-        yield from self._output.rest(response.get("output"))
+        yield from within_bounds(self._output.rest(response.get("output")), kind, fields)
         if response.get("moderation"):
             yield Extension("moderation", response["moderation"])
         usage = as_dict(response.get("usage")) or as_dict(fields.get("usage"))

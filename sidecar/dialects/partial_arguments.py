@@ -12,6 +12,7 @@ import re
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import UnparseableError, as_text, compact, parse
+from sidecar.dialects.numbered import Room
 
 _STEP: Final = re.compile(
     r"""\.(?P<name>[^.\[\]]+) | \[(?P<index>\d{1,9})\] | \[(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\]""",
@@ -24,9 +25,10 @@ _MAX_GAP: Final = 100
 class PartialArguments:
     """The arguments of one call. The texts `add` and `close` give, joined, are one JSON object."""
 
-    __slots__ = ("_is_string_open", "_names", "_path")
+    __slots__ = ("_is_string_open", "_names", "_path", "_room")
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
+        self._room = room
         # Where the latest value lies: one step into each open container, the outermost first.
         self._path: list[str | int] = []
         # The members that each open object has had; nothing for an array, which counts them.
@@ -45,7 +47,7 @@ class PartialArguments:
         if path and path == self._path:
             return _inside(value) if self._is_string_open and isinstance(value, str) else None
         depth = self._depth_shared_with(path)
-        if depth is None:
+        if depth is None or len(path) - depth > self._room.left:
             return None
         text = self._closed_to(depth) + self._opened(path, depth)
         self._path = path
@@ -55,7 +57,8 @@ class PartialArguments:
     def close(self) -> str:
         """The text that makes the object whole."""
         text = self._closed_to(0) + "}" if self._path else "{}"
-        self._path, self._names = [], []
+        self._forget(0)
+        self._path = []
         return text
 
     def _depth_shared_with(self, path: list[str | int]) -> int | None:
@@ -83,7 +86,7 @@ class PartialArguments:
         """The ends of the latest value and of every container deeper than ``depth``."""
         text = '"' if self._is_string_open else ""
         text += "".join(["}" if isinstance(step, str) else "]" for step in reversed(self._path[depth + 1 :])])
-        del self._names[depth + 1 :]
+        self._forget(depth + 1)
         self._is_string_open = False
         return text
 
@@ -96,6 +99,7 @@ class PartialArguments:
             if is_new:
                 self._names.append(set())
             if isinstance(step, str):
+                self._room.take()
                 self._names[level].add(step)
                 texts.append(("{" if is_new else ",") + compact(step) + ":")
             else:
@@ -103,6 +107,11 @@ class PartialArguments:
                 passed_over = step - before - 1 if isinstance(before, int) else 0
                 texts.append(("[" if is_new else ",") + "null," * passed_over)
         return "".join(texts)
+
+    def _forget(self, level: int) -> None:
+        """The members of closed objects."""
+        self._room.left += sum(map(len, self._names[level:]))
+        del self._names[level:]
 
 
 def _steps(json_path: str) -> list[str | int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import Room
 
 MESSAGE: Final = "message"
 REASONING: Final = "reasoning"
@@ -19,6 +20,9 @@ CALL: Final = "call"
 
 CALL_TYPES: Final = frozenset({"function_call", "custom_tool_call"})
 """Items that are calls for the client to make; every other tool is hosted."""
+HOSTED: Final = "hosted call"
+_HOSTED_PREFIX: Final = "xs_call_"
+"""How xAI calls the calls of its own tools, which come as custom ones: it makes them itself and then answers."""
 
 Entry = tuple[str, int, dict[str, Any]]
 """A piece of a whole item: its group, its place there, and the object that holds it."""
@@ -27,16 +31,34 @@ Entry = tuple[str, int, dict[str, Any]]
 def family_of(fields: dict[str, Any]) -> str:
     """The kind of an item: places and ids are unique within one, whatever the server."""
     kind = as_text(fields.get("type"))
-    return CALL if kind in CALL_TYPES else kind
+    if kind not in CALL_TYPES:
+        return kind
+    return HOSTED if as_text(fields.get("call_id")).startswith(_HOSTED_PREFIX) else CALL
 
 
 class Item:
     """One output item. ``is_midway``: a resumed stream began within it, and repeats at its end what was told before."""
 
-    __slots__ = ("_told", "call_id", "family", "held", "id", "is_done", "is_midway", "name", "number", "told_id")
+    __slots__ = (
+        "_room",
+        "_told",
+        "call_id",
+        "family",
+        "held",
+        "id",
+        "is_done",
+        "is_midway",
+        "name",
+        "number",
+        "serial",
+        "told_id",
+    )
 
-    def __init__(self, family: str, fields: dict[str, Any], *, is_midway: bool) -> None:
+    def __init__(self, family: str, fields: dict[str, Any], room: Room, serial: int, *, is_midway: bool) -> None:
+        self._room = room
         self.family = family
+        self.serial = serial
+        """Its number among all items, as they began."""
         self.id = as_text(fields.get("id"))
         self.call_id = as_text(fields.get("call_id"))
         self.is_midway = is_midway
@@ -54,11 +76,11 @@ class Item:
         return place in self._told.get(group, ())
 
     def tell(self, group: str, place: int = 0) -> bool:
-        """Take note that this piece is told now; False where it was already."""
-        places = self._told.setdefault(group, set())
-        if place in places:
+        """Take note that this piece is told now; False where it was already. Raises TooManyError."""
+        if self.is_told(group, place):
             return False
-        places.add(place)
+        self._room.take()
+        self._told.setdefault(group, set()).add(place)
         return True
 
     def untold(self, entries: list[Entry]) -> list[Entry]:
@@ -67,9 +89,10 @@ class Item:
         vLLM counts the parts of one item on from those of the item before, so what was told in places that the whole
         item does not have stands for the first ones that it seems to lack.
         """
-        strays = {}
-        for group, places in self._told.items():
-            strays[group] = len(places.difference([place for other, place, _ in entries if other == group]))
+        places_of: dict[str, set[int]] = {}
+        for group, place, _ in entries:
+            places_of.setdefault(group, set()).add(place)
+        strays = {group: len(told - places_of.get(group, set())) for group, told in self._told.items()}
         rest = []
         for entry in entries:
             if self.is_told(entry[0], entry[1]):
@@ -84,9 +107,10 @@ class Item:
 class Items:
     """The items of one response so far. ``is_resumed``: the stream began somewhere in the middle of them."""
 
-    __slots__ = ("_all", "_by_key", "is_resumed")
+    __slots__ = ("_all", "_by_key", "_room", "is_resumed")
 
     def __init__(self) -> None:
+        self._room = Room()
         self.is_resumed = False
         self._all: list[Item] = []
         self._by_key: dict[tuple[str, int | str], Item] = {}
@@ -107,6 +131,11 @@ class Items:
         place, item_id = as_int(fields.get("output_index")), as_text(fields.get("item_id"))
         found = self.find(family, place, item_id)
         return found or self.open(family, place, {"id": item_id}, is_midway=self.is_resumed)
+
+    def is_hosted(self, fields: dict[str, Any]) -> bool:
+        """Whether an event within a call speaks of one that the server makes itself."""
+        keys = (as_text(fields.get("item_id")), as_int(fields.get("output_index")))
+        return any((HOSTED, key) in self._by_key for key in keys if key not in ("", None))
 
     def announced(self, fields: dict[str, Any], announced: dict[str, Any]) -> Item:
         """The item that an ``added`` event announces."""
@@ -130,8 +159,9 @@ class Items:
         return item
 
     def open(self, family: str, place: int | None, fields: dict[str, Any], *, is_midway: bool) -> Item:
-        """A new item, known from now on by all that ``fields`` say of it."""
-        item = Item(family, fields, is_midway=is_midway)
+        """A new item, known from now on by all that ``fields`` say of it. Raises TooManyError."""
+        self._room.take()
+        item = Item(family, fields, self._room, len(self._all), is_midway=is_midway)
         self._all.append(item)
         for key in (item.id, item.call_id, "", place):
             if key is not None:

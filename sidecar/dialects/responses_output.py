@@ -14,7 +14,6 @@ from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
 from sidecar.dialects.payloads import named_extension
 from sidecar.dialects.responses_items import (
     CALL,
-    CALL_TYPES,
     MESSAGE,
     REASONING,
     Entry,
@@ -28,6 +27,8 @@ from sidecar.events import Annotation, Event, Media, Reasoning, Refusal, Token, 
 
 _TEXT, _REFUSAL, _THOUGHT, _SUMMARY = "text", "refusal", "thought", "summary"
 _ANNOTATIONS, _ARGUMENTS, _SIGNATURE, _IMAGE = "annotations", "arguments", "signature", "image"
+_UNKNOWN = "unknown"
+"""The group of all parts of a type not known here: groups are as few as these, whatever the upstream sends."""
 
 _GROUP_OF_STEM: Final = {
     "response.output_text": _TEXT,
@@ -53,13 +54,19 @@ _ANNOTATION_ADDED: Final = frozenset({"response.output_text.annotation.added", "
 class Output:
     """The output of one response so far."""
 
-    __slots__ = ("_call_count", "has_calls", "items")
+    __slots__ = ("_call_count", "_last_call", "_last_text", "items")
 
     def __init__(self) -> None:
         self.items = Items()
-        self.has_calls = False
-        """There is a call that the client has to make."""
         self._call_count = 0
+        # Where they lie among all items.
+        self._last_call = self._last_text = -1
+
+    @property
+    def has_calls(self) -> bool:
+        """There is a call that the client has to make: one with a text behind it was made by the server, which then
+        went on."""
+        return self._last_call > self._last_text
 
     def has_told_text(self, place: int | None, item_id: str, part: int) -> bool:
         """Whether a delta of this part of a message would not be its first."""
@@ -69,7 +76,9 @@ class Output:
     def events(self, kind: str, fields: dict[str, Any]) -> Iterator[Event]:
         """The events of one upstream event of type ``kind``; an extension where no item's own words are in it."""
         stem, _, step = kind.rpartition(".")
-        if (
+        if stem in _ARGUMENTS_KEY and self.items.is_hosted(fields):
+            yield named_extension(kind, fields)
+        elif (
             step == "delta"
             and isinstance(fields.get("delta"), str)
             and (stem in _GROUP_OF_STEM or stem in _ARGUMENTS_KEY)
@@ -99,13 +108,17 @@ class Output:
     def rest(self, output: Any) -> Iterator[Event]:
         """What a snapshot of all items holds that was never told."""
         snapshot = items_of(output)
-        for fields, item in zip(snapshot, self.items.matched(snapshot), strict=True):
-            if as_text(fields.get("type")) in CALL_TYPES:
-                self.has_calls = True
+        matched = self.items.matched(snapshot)
+        for fields, item in zip(snapshot, matched, strict=True):
             if item is not None:
                 yield from self._whole(item, fields, None)
             elif not self.items.is_resumed:
                 yield from self._whole(self.items.open(family_of(fields), None, {}, is_midway=False), fields, fields)
+        families = [
+            family_of(fields) if family_of(fields) != MESSAGE or _entries(fields) else "" for fields in snapshot
+        ]
+        if CALL in families:
+            self._last_call, self._last_text = (_last_place(families, family) for family in (CALL, MESSAGE))
 
     def _delta(self, stem: str, fields: dict[str, Any], delta: str) -> Iterator[Event]:
         group = _GROUP_OF_STEM.get(stem)
@@ -117,7 +130,7 @@ class Output:
             yield from self._call(item, {}, delta)
         else:
             item.tell(group, _part_place(group, fields))
-            yield _piece(group, delta, fields)
+            yield self._piece(item, group, delta, fields)
 
     def _added(self, fields: dict[str, Any], announced: dict[str, Any]) -> Iterator[Event]:
         item = self.items.announced(fields, announced)
@@ -142,7 +155,7 @@ class Output:
         place, item_id = as_int(fields.get("output_index")), as_text(fields.get("item_id"))
         holder = self.items.find(MESSAGE, place, item_id) or self.items.find(REASONING, place, item_id)
         if holder is not None:
-            holder.tell(_unknown_group(part), _part_place(_TEXT, fields))
+            holder.tell(_UNKNOWN, _part_place(_TEXT, fields))
         yield named_extension(kind, fields)
 
     def _whole(self, item: Item, fields: dict[str, Any], event: dict[str, Any] | None) -> Iterator[Event]:
@@ -171,12 +184,19 @@ class Output:
                 continue
             item.tell(group, place)
             if group in _FAMILY:
-                yield _piece(group, text, holder)
+                yield self._piece(item, group, text, holder)
             elif group == _ANNOTATIONS:
                 for annotation in as_list(holder.get("annotations")):
                     yield Annotation(0, annotation)
             else:
                 yield named_extension("", holder)
+
+    def _piece(self, item: Item, group: str, text: str, holder: dict[str, Any]) -> Event:
+        if item.family == MESSAGE:
+            self._last_text = max(self._last_text, item.serial)
+        if group == _TEXT:
+            return Token(0, text, holder.get("logprobs") or None)
+        return Refusal(0, text, holder.get("logprobs") or None) if group == _REFUSAL else Reasoning(0, text)
 
     def _whole_call(self, item: Item, fields: dict[str, Any], arguments: Any) -> Iterator[Event]:
         """The rest of a call: its arguments where no delta told them, its id and name where nothing did."""
@@ -192,7 +212,7 @@ class Output:
 
     def _call(self, item: Item, fields: dict[str, Any], arguments: str) -> Iterator[ToolCall]:
         """A fragment of a call, with its id and name where ``fields`` are the first that tell them."""
-        self.has_calls = True
+        self._last_call = max(self._last_call, item.serial)
         is_first = item.number is None
         if item.number is None:
             item.number = self._call_count
@@ -206,10 +226,8 @@ class Output:
             yield ToolCall(0, item.number, arguments, new_id, new_name)
 
 
-def _piece(group: str, text: str, holder: dict[str, Any]) -> Event:
-    if group == _TEXT:
-        return Token(0, text, holder.get("logprobs") or None)
-    return Refusal(0, text, holder.get("logprobs") or None) if group == _REFUSAL else Reasoning(0, text)
+def _last_place(families: list[str], family: str) -> int:
+    return max((place for place, other in enumerate(families) if other == family), default=-1)
 
 
 def _entries(whole: dict[str, Any]) -> list[Entry]:
@@ -223,12 +241,8 @@ def _entries(whole: dict[str, Any]) -> list[Entry]:
 
 
 def _entries_of_part(place: int, part: dict[str, Any]) -> list[Entry]:
-    entries = [(_GROUP_OF_PART.get(as_text(part.get("type"))) or _unknown_group(part), place, part)] if part else []
+    entries = [(_GROUP_OF_PART.get(as_text(part.get("type")), _UNKNOWN), place, part)] if part else []
     return [*entries, (_ANNOTATIONS, place, part)] if as_list(part.get("annotations")) else entries
-
-
-def _unknown_group(part: dict[str, Any]) -> str:
-    return "part " + as_text(part.get("type"))
 
 
 def _part_place(group: str, fields: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ import msgspec
 from sidecar.dialects.choice_usage import ChoiceUsage
 from sidecar.dialects.done_mark import DoneMarked
 from sidecar.dialects.lenient_json import as_dict, as_int, as_list, as_text
+from sidecar.dialects.numbered import Numbered, within_bounds
 from sidecar.dialects.payloads import event_name, named_extension, read_object
 from sidecar.dialects.sglang_text import ChoiceText
 from sidecar.dialects.upstream_errors import told_error, upstream_error
@@ -46,7 +47,7 @@ class Sglang(DoneMarked):
 
     def __init__(self) -> None:
         super().__init__()
-        self._choices: dict[int, _Choice] = {}
+        self._choices: Numbered[int, _Choice] = Numbered()
         self._usage = ChoiceUsage()
 
     def decode(self, frame: Frame) -> Sequence[Event]:
@@ -63,7 +64,8 @@ class Sglang(DoneMarked):
         for at, element in enumerate(read.data):
             fields = as_dict(element)
             response_id = response_id or self._name(fields)[0]
-            events += self._object(fields, name, at) if fields else (named_extension(name, element),)
+            told = self._object(fields, name, at) if fields else iter((named_extension(name, element),))
+            events += within_bounds(told, name, element)
         return self._gate.admit(events, response_id=response_id, named=True)
 
     def finish(self) -> Sequence[Event]:
@@ -130,7 +132,7 @@ def _content(index: int, choice: _Choice, fields: dict[str, Any], meta: dict[str
     if not isinstance(text, str):
         if ids:
             # A server without a tokenizer: the ids are all there is.
-            yield Extension("output_ids", fields)
+            yield Extension("output_ids", fields, is_output=True)
         return
     holds_all = None if completion is None or not isinstance(ids, list) else len(ids) >= completion
     news, does_extend = choice.text.news(text, holds_all=holds_all, is_last=bool(meta.get("finish_reason")))

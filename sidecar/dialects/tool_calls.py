@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.dialects.lenient_json import compact
+from sidecar.dialects.numbered import Room
 from sidecar.events import ToolCall
 
 
@@ -21,12 +22,13 @@ class _Call:
 
 
 class ToolCalls:
-    """The tool calls of one choice, so far."""
+    """The tool calls of one choice, so far. ``room`` is for those that fragments may still follow of."""
 
-    __slots__ = ("_by_id", "_by_index", "_count", "_last", "choice")
+    __slots__ = ("_by_id", "_by_index", "_count", "_last", "_room", "choice")
 
-    def __init__(self, choice: int) -> None:
+    def __init__(self, choice: int, room: Room) -> None:
         self.choice = choice
+        self._room = room
         self._count = 0
         self._last: _Call | None = None
         self._by_index: dict[int, _Call] = {}
@@ -35,11 +37,13 @@ class ToolCalls:
     def fragment(self, index: int | None, call_id: str, name: str, arguments: str) -> ToolCall | None:
         """The event of one fragment; None for a continuation that says nothing.
 
-        ``index`` is the upstream's own number, None where it sent none; "" stands for an id or name not given.
+        ``index`` is the upstream's own number, None where it sent none; "" stands for an id or name not given. Raises
+        TooManyError.
         """
         call = self._find(index, call_id, name)
         is_first = call is None
         if call is None:
+            self._room.take()
             call = self._open()
         if index is not None:
             self._by_index[index] = call

@@ -14,6 +14,7 @@ import msgspec
 from sidecar.dialects.done_mark import DoneMarked
 from sidecar.dialects.growing_text import GrowingText
 from sidecar.dialects.lenient_json import as_dict, as_int, as_text
+from sidecar.dialects.numbered import Numbered, within_bounds
 from sidecar.dialects.payloads import named_extension, object_of
 from sidecar.dialects.upstream_errors import told_error
 from sidecar.errors import Failure
@@ -55,7 +56,7 @@ class Triton(DoneMarked):
         super().__init__()
         self._has_begun = False
         self._promises_done = False
-        self._finishes: dict[int, str] = {}
+        self._finishes: Numbered[int, str] = Numbered()
         self._input_tokens: int | None = None
         self._output_tokens = 0
 
@@ -94,15 +95,8 @@ class Triton(DoneMarked):
             yield told_error(fields)
             return
         self._has_begun = True
-        details = as_dict(fields.get("details"))
-        first = as_int(fields.get("sequence_index")) or 0
         texts = _elements(fields.get("text_output"))
-        logprobs = _elements(fields.get("logprobs") or details.get("token"))
-        for at, text in enumerate(texts):
-            if isinstance(text, str) and text:
-                yield from self._text(first + at, text, _told(logprobs, at))
-        for at, reason in enumerate(_elements(fields.get("finish_reason", details.get("finish_reason")))):
-            yield from self._finish(first + at, as_text(reason))
+        yield from within_bounds(self._sequences(fields, texts), name, fields)
         yield from self._usage(fields)
         if not texts and "done" not in fields:
             yield named_extension(name, fields)
@@ -110,12 +104,22 @@ class Triton(DoneMarked):
             self._promises_done = True
             self.terminated = fields["done"]
 
+    def _sequences(self, fields: dict[str, Any], texts: list[Any]) -> Iterator[Event]:
+        details = as_dict(fields.get("details"))
+        first = as_int(fields.get("sequence_index")) or 0
+        logprobs = _elements(fields.get("logprobs") or details.get("token"))
+        for at, text in enumerate(texts):
+            if isinstance(text, str) and text:
+                yield from self._text(first + at, text, _told(logprobs, at))
+        for at, reason in enumerate(_elements(fields.get("finish_reason", details.get("finish_reason")))):
+            yield from self._finish(first + at, as_text(reason))
+
     def _text(self, index: int, text: str, logprobs: Any) -> Iterator[Event]:
         yield Token(index, text, logprobs)
 
     def _finish(self, index: int, native: str) -> Iterator[Event]:
         if native in _NOT_YET:
-            self._finishes.setdefault(index, "")
+            self._finishes[index] = self._finishes.get(index, "")
         elif self._finishes.get(index) != native:
             self._finishes[index] = native
             yield Finish(index, FINISH_REASONS.get(native, "stop"), native)
@@ -143,7 +147,7 @@ class TritonAccumulated(Triton):
 
     def __init__(self) -> None:
         super().__init__()
-        self._texts: dict[int, GrowingText] = {}
+        self._texts: Numbered[int, GrowingText] = Numbered()
 
     @classmethod
     def recognises(cls, frame: Frame) -> bool:

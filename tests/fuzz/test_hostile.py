@@ -7,17 +7,21 @@ looks bad is measured again.
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from sidecar.dialects import DIALECTS
+from sidecar.dialects import DIALECTS, numbered
 from sidecar.errors import FrameTooLargeError
-from sidecar.events import Frame
+from sidecar.events import Event, Extension, Finish, Frame, ToolCall
 from sidecar.framing import FRAMINGS, make_framing
+from sidecar.session import Session, Signal
 from tests.fuzz.budget import IS_LONG
 from tests.fuzz.mutations import SPOKEN, STREAMS
 from tests.fuzz.test_bodies import NO_LIMIT, frames_of, relayed
@@ -28,9 +32,8 @@ ATTEMPTS = 6
 WHOLE_BYTES = 64_000 if IS_LONG else 16_000
 """The smaller of two bodies that come in one read; those in small reads are an eighth of it."""
 LIMIT = 1000
-NOTED = {"openai-responses": b"response.output_item."}
-"""By dialect, the frames that leave a note behind: each is of a whole item, which the last snapshot will repeat."""
-MAX_NOTE_BYTES = 1000
+FEW = 50
+"""The numbers a stream may have in use here, so that not many frames are needed to use them up."""
 MANY = 1_000_000 if IS_LONG else 32_000
 """Of one tiny thing after another."""
 
@@ -190,21 +193,158 @@ def test_tiny_frames_without_end_take_linear_time(name: str, framing: str, typed
     assert_linear(act, WHOLE_BYTES // 2)
 
 
+def parts_of_ever_new_types(size: int) -> list[bytes]:
+    parts = [{"type": f"x{at}"} for at in range(size // 16)]
+    item = {"type": "message", "id": "m", "content": parts}
+    kinds = ("added", "done")
+    return [
+        msgspec.json.encode({"type": f"response.output_item.{kind}", "output_index": 0, "item": item}) for kind in kinds
+    ]
+
+
+def candidates_that_say_nothing(size: int) -> list[bytes]:
+    first = {"candidates": [{"index": at} for at in range(size // 40)]}
+    return [msgspec.json.encode(first), *[b"{}"] * (size // 40)]
+
+
+@pytest.mark.parametrize(
+    ("name", "payloads_of"),
+    [("openai-responses", parts_of_ever_new_types), ("gemini", candidates_that_say_nothing)],
+)
+def test_what_the_wire_numbers_takes_linear_time(name: str, payloads_of: Callable[[int], list[bytes]]) -> None:
+    def act(size: int) -> Callable[[], object]:
+        body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads_of(size))
+        return lambda: relayed(name, "sse", [body], typed=True, limit=NO_LIMIT, failure=None)
+
+    assert_linear(act, 8000)
+
+
 @pytest.mark.parametrize(("name", "framing"), SPOKEN, ids=lambda part: part)
-def test_no_stream_makes_a_dialect_keep_more_as_it_goes_on(name: str, framing: str) -> None:
+@pytest.mark.parametrize("is_renumbered", [False, True], ids=["the same", "ever new"])
+def test_no_stream_makes_a_dialect_keep_more_as_it_goes_on(
+    name: str, framing: str, is_renumbered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbered, "MAX_NUMBERED", FEW)
     for other, framed, frames in spoken_frames():
-        if (other, framed) != (name, framing):
-            continue
-        dialect = DIALECTS[name]()
-        sizes = []
-        for _ in range(2):
-            for _ in range(100):
-                for frame in frames:
-                    dialect.decode(frame)
-            sizes.append(deep_size(dialect))
-        notes = 100 * sum(NOTED[name] in frame.raw for frame in frames) if name in NOTED else 0
-        # Numbers have grown by a few bytes, and a text that is held for a moment is one or another.
-        assert sizes[1] <= sizes[0] + 500 + notes * MAX_NOTE_BYTES
+        if (other, framed) == (name, framing):
+            first, second = sizes_held(name, frames, is_renumbered=is_renumbered)
+            # Numbers have grown by a few bytes, and a text that is held for a moment is one or another.
+            assert second <= first + 500
+
+
+def sizes_held(name: str, frames: list[Frame], *, is_renumbered: bool) -> list[int]:
+    """What a dialect and its session hold when ``frames`` have come a hundred times, and again as often."""
+    dialect, session = DIALECTS[name](), Session(0.0)
+    session.move(Signal.REQUEST_SENT)
+    sizes = []
+    for half in range(2):
+        for at in range(100):
+            for frame in frames:
+                session.advance(
+                    dialect.decode(renumbered(frame, 1000 + half * 100 + at) if is_renumbered else frame), 0.0
+                )
+        sizes.append(deep_size(dialect) + deep_size(session))
+    return sizes
+
+
+def renumbered(frame: Frame, by: int) -> Frame:
+    """``frame`` with other numbers and ids than any frame had; Bedrock's wrapped frames within their wrapping."""
+    try:
+        value = json.loads(frame.data or b"")
+    except ValueError:
+        return frame
+    wrapped = value.get("bytes") if isinstance(value, dict) and frame.name == b"chunk" else None
+    if wrapped:
+        inner = renumbered(Frame(base64.b64decode(wrapped), b""), by).data or b""
+        value["bytes"] = base64.b64encode(inner).decode()
+    return Frame(json.dumps(_renumbered(value, by)).encode(), frame.raw, frame.name)
+
+
+def _renumbered(value: Any, by: int, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _renumbered(each, by, key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_renumbered(each, by) for each in value]
+    if type(value) is int and key.lower().endswith("index"):
+        return value + by * 100
+    return f"{value}-{by}" if isinstance(value, str) and key.lower().endswith("id") else value
+
+
+EVER_NEW: dict[str, list[dict[str, Any]]] = {
+    "openai-chat": [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}],
+    "openai-completions": [{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}],
+    "openai-responses": [
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "item_id": "m", "delta": "a"},
+        {
+            "type": "response.output_item.added",
+            "item": {"type": "function_call", "id": "a", "call_id": "b", "name": "f"},
+        },
+    ],
+    "anthropic": [
+        {
+            "type": "content_block_start",
+            "index": at,
+            "content_block": {"type": kind, "id": "a", "name": "f", "input": {"a": 1}},
+        }
+        for at, kind in enumerate(("tool_use", "server_tool_use"))
+    ],
+    "gemini": [{"candidates": [{"index": 0, "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]}],
+    "gemini-interactions": [
+        {
+            "event_type": "step.start",
+            "index": 0,
+            "step": {"type": "function_call", "id": "a", "name": "f", "arguments": {"a": 1}},
+        }
+    ],
+    "cohere": [
+        {
+            "type": "tool-call-start",
+            "index": 0,
+            "delta": {"message": {"tool_calls": {"id": "a", "function": {"name": "f"}}}},
+        }
+    ],
+    "sglang": [{"index": 0, "text": "a", "meta_info": {"completion_tokens": 1, "finish_reason": {"type": "stop"}}}],
+    "llamacpp": [{"index": 0, "content": "a", "stop": True, "stop_type": "eos", "tokens_predicted": 1}],
+    "triton": [{"model_name": "m", "sequence_index": 0, "text_output": "a", "finish_reason": "stop"}],
+    "triton-accumulated": [{"model_name": "m", "sequence_index": 0, "text_output": "a", "finish_reason": "stop"}],
+}
+"""By dialect, what keeps a note of each number it tells."""
+
+
+@pytest.mark.parametrize("name", EVER_NEW)
+def test_numbers_beyond_the_bound_pass_as_they_are_and_leave_nothing_behind(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [Frame(msgspec.json.encode(payload), b"") for payload in EVER_NEW[name]]
+    unbounded = sizes_held(name, frames, is_renumbered=True)
+    assert unbounded[1] > unbounded[0] + 3000
+    monkeypatch.setattr(numbered, "MAX_NUMBERED", FEW)
+    bounded = sizes_held(name, frames, is_renumbered=True)
+    assert bounded[1] <= bounded[0] + 100
+    dialect = DIALECTS[name]()
+    for at in range(FEW + 1):
+        for frame in frames:
+            dialect.decode(renumbered(frame, 1000 + at))
+    last = [event for frame in frames for event in dialect.decode(renumbered(frame, 2000))]
+    assert isinstance(last[-1], Extension)
+    assert not any(isinstance(event, Finish | ToolCall) for event in last)
+
+
+def test_members_of_arguments_are_numbered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbered, "MAX_NUMBERED", FEW)
+    dialect = DIALECTS["gemini"]()
+
+    def call(at: int) -> list[Event]:
+        pieces = [{"jsonPath": f"$.a{at}", "stringValue": "x"}]
+        fields = {"willContinue": True, "partialArgs": pieces, **({} if at else {"name": "f"})}
+        data = msgspec.json.encode({"candidates": [{"content": {"parts": [{"functionCall": fields}]}}]})
+        return list(dialect.decode(Frame(data, b"")))
+
+    for at in range(FEW):
+        call(at)
+    held = deep_size(dialect)
+    assert [type(event) for event in call(FEW)] == [Extension]
+    assert deep_size(dialect) <= held
 
 
 def deep_size(thing: Any) -> int:
