@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import zlib
@@ -29,11 +28,7 @@ from tests.framing_feeds import random_split
 from tests.test_dialects_recordings import HANDMADE, RECORDED, SYNTHETIC_OPENAI, end_offsets
 
 HANDMADE_IDS = [path.name for _, path in HANDMADE]
-CUT_EVERY = ((1 << 30, 1),) if os.environ.get("SIDECAR_EVERY_CUT") else ((3000, 1), (12_000, 7), (1 << 30, 31))
-"""Bodies shorter than this are cut after every so many bytes. All cuts of the long ones take many minutes: set
-SIDECAR_EVERY_CUT=1 to make them."""
-
-CUT_SHARDS = 8
+CUT_SHARDS = 16
 """The cuts of every recording are dealt out to so many tests, which run side by side."""
 
 TIMES = re.compile(rb'"(?:ttft|duration)_ms":[^,}]+')
@@ -355,8 +350,7 @@ def check_cuts(dialect: str, body: bytes, shard: int = 0, shards: int = 1) -> No
     """Cut after any byte: one done, last; `completed` only where the bytes before the cut say so."""
     framing = framing_in(dialect, body)
     whole_from = min(end_offsets(dialect, body))
-    step = next(every for below, every in CUT_EVERY if len(body) < below)
-    for cut in range(shard * step, len(body), shards * step):
+    for cut in range(shard, len(body), shards):
         # Any split gives the same, so the cheapest will do.
         line = Line(dialect, framing_name=framing)
         outcome, said, sent = line.run([body[:cut]] if cut else [])
