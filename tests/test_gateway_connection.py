@@ -188,5 +188,6 @@ async def test_a_withheld_answer_dies_by_its_references_alone() -> None:
             await until(lambda: (found := stream()) is not None and found.buffered_bytes > 0)
             client.writer.transport.abort()
             await until(lambda: stream() is None)
+            assert len(app.streams) == 0
     finally:
         gc.enable()
