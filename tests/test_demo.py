@@ -14,6 +14,11 @@ DEMO = [sys.executable, "-m", "sidecar.demo"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _hear_interrupts() -> None:
+    """A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_demo() -> None:
     """One test, since two demos that look for free ports at once could choose the same."""
     once_streams_one_answer_and_ends_even_where_the_usual_port_is_taken()
@@ -35,7 +40,9 @@ def once_streams_one_answer_and_ends_even_where_the_usual_port_is_taken() -> Non
 
 
 def ctrl_c_ends_it_cleanly_with_nothing_left_listening() -> None:
-    with subprocess.Popen(DEMO, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        DEMO, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    ) as demo:
         assert demo.stdout is not None
         assert demo.stderr is not None
         shown = ""
