@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. A part is a module or a package directly under sidecar/.
 FLOORS = {
-    "words": {"", "errors", "events", "ports", "settings", "units"},
+    "words": {"", "errors", "events", "ports", "record", "settings", "units"},
     "codecs": {"dialects", "formats", "framing", "rejection"},
     "core": {
         "admission",
@@ -33,7 +33,7 @@ FLOORS = {
         "streams",
         "withheld",
     },
-    "edges": {"secrets", "signing", "subscribers", "upstream"},
+    "edges": {"secrets", "signing", "subscribers", "telemetry", "upstream"},
     "doors": {"admin", "gateway"},
     "process": {"__main__", "app", "cli", "configuration", "demo", "simulator"},
 }
