@@ -20,7 +20,7 @@ from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
-from sidecar.headers import response_headers, stream_headers
+from sidecar.headers import STREAM_HEADERS, response_headers, stream_headers
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.routing import sent_path
 from sidecar.withheld import WithheldRelay
@@ -230,11 +230,10 @@ _REPLACED_BY_TYPED: Final = frozenset({b"content-type", b"content-encoding", b"e
 def _stream_head(asked: Asked, head: ResponseHead, format_: Format) -> Headers:
     headers = response_headers(head.headers, drop_length=True)
     if format_.content_type is not None:
-        headers = [(name, value) for name, value in headers if name.lower() not in _REPLACED_BY_TYPED]
+        headers = [item for item in headers if item[0].lower() not in _REPLACED_BY_TYPED]
         headers.append((b"Content-Type", format_.content_type.encode()))
-    replaced = stream_headers(asked.stream_id, asked.format)
-    ours = {name.lower() for name, _ in replaced}
-    return [*(item for item in headers if item[0].lower() not in ours), *replaced]
+    kept = [item for item in headers if item[0].lower() not in STREAM_HEADERS]
+    return kept + stream_headers(asked.stream_id, asked.format)
 
 
 def _render(asked: Asked, status: int, reason: str, headers: Headers, mode: BodyMode) -> bytes:

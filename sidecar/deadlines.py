@@ -30,13 +30,18 @@ class UpstreamTimes(TypedDict):
 class Deadlines:
     """One stream's deadlines towards one upstream. All times are seconds of one monotonic clock."""
 
-    __slots__ = ("_first_token_at", "_over_at", "_timeouts", "_total_at")
+    __slots__ = ("_first_token_at", "_over_at", "_timeouts", "total_at")
 
     def __init__(self, timeouts: Timeouts, received_at: float) -> None:
         self._timeouts = timeouts
-        self._total_at = received_at + timeouts.total_s
+        self.total_at = received_at + timeouts.total_s
         self._first_token_at = NEVER
         self._over_at = NEVER
+
+    @property
+    def shortest_s(self) -> float:
+        """No deadline that begins to run passes sooner than this."""
+        return min(self._timeouts.first_token_s, self._timeouts.idle_s)
 
     def request_sent(self, now: float) -> None:
         """From here to the first content ``first_token`` runs."""
@@ -57,7 +62,7 @@ class Deadlines:
 
     def missed_total(self, now: float) -> Failure | None:
         """The failure of a stream that takes too long altogether."""
-        if now < self._total_at:
+        if now < self.total_at:
             return None
         return Failure("total_timeout", f"the stream took longer than {self._timeouts.total_s:g} s")
 
@@ -72,7 +77,7 @@ class Deadlines:
 
     def next_at(self, *, last_bytes_at: float, has_content: bool, is_paused: bool) -> float:
         """When the nearest of all is due, as things are now."""
-        nearest = min(self._total_at, self._over_at)
+        nearest = min(self.total_at, self._over_at)
         if not has_content and self._first_token_at != NEVER:
             return min(nearest, self._first_token_at)
         return nearest if is_paused else min(nearest, last_bytes_at + self._timeouts.idle_s)

@@ -75,7 +75,6 @@ _NO_KEYS: Final = frozenset({b"cookie", b"x-amz-date", b"x-amz-content-sha256"})
 """Dropped like credentials, but not what an LLM API takes for one."""
 
 _KEEPS_CONNECTION_ONLY: Final = frozenset({b"keep-alive", b"close", b""})
-_UNSENDABLE: Final = re.compile(rb"[\r\n\0]")
 _EXPOSED: Final = b"X-Stream-Id, X-Stream-Format, Retry-After"
 _METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _FIELD_NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")
@@ -124,8 +123,8 @@ class HeaderPolicy:
 
         ``credential`` is the secret's text where the upstream has one. ``own_bearer_consumed``: the client's
         Authorization held the sidecar's own bearer, so it is no credential for anyone else. Host and Accept-Encoding
-        are set; Content-Length, Transfer-Encoding and Expect are the caller's to add. Raises Failure bad_request for
-        a header that cannot be sent on, internal for a missing or unusable ``credential``.
+        are set; Content-Length, Transfer-Encoding and Expect are the caller's to add. Raises Failure internal
+        for a missing or unusable ``credential``. What cannot stand in a head is refused by whoever renders it.
         """
         travelling, theirs, forwarded = self._sorted(raw)
         if own_bearer_consumed:
@@ -142,8 +141,6 @@ class HeaderPolicy:
                 headers.append((self._name, self._prefix + _sendable(credential)))
         if self._upstream.forwarded:
             headers += _forwarded(forwarded, client_host, scheme)
-        if _UNSENDABLE.search(b" ".join([part for field in headers for part in field])):
-            raise Failure("bad_request", "a header of the request cannot be sent on")
         return target, headers
 
     def _sorted(self, raw: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, Headers, list[tuple[bytes, bytes]]]:
@@ -247,6 +244,10 @@ def response_headers(raw: Iterable[tuple[bytes, bytes]], *, drop_length: bool) -
         else:
             kept.append(field)
     return [field for field in kept if field[0].lower() not in named] if named else kept
+
+
+STREAM_HEADERS: Final = frozenset({b"cache-control", b"x-accel-buffering", b"x-stream-id", b"x-stream-format"})
+"""What `stream_headers` sets, in lower case."""
 
 
 def stream_headers(stream_id: str, format_name: str) -> Headers:

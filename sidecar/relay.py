@@ -281,7 +281,10 @@ class Relay:
 
 def _is_unread(events: Sequence[Event], *, is_known: bool) -> bool:
     """Output that cannot be read here; of a language that is not known, anything may be that."""
-    return any(isinstance(event, Extension) and (event.is_output or not is_known) for event in events)
+    for event in events:  # noqa: SIM110 - any() makes a generator of it, for every frame before the first content
+        if event.__class__ is Extension and (event.is_output or not is_known):
+            return True
+    return False
 
 
 class CompressedRelay(Relay):

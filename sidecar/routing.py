@@ -62,6 +62,7 @@ class Router:
 
     def __init__(self, settings: Settings) -> None:
         self._rules = [_Rule(route) for route in settings.routes]
+        self._knows_models = any(rule.fits_model is not None for rule in self._rules)
 
     def match(self, path: str, host: str, headers: Mapping[str, str], model: str | None) -> Route:
         """The first route whose every match field fits.
@@ -83,9 +84,10 @@ class Router:
 
     def needs_model(self, path: str, host: str, headers: Mapping[str, str]) -> bool:
         """Whether `match` has to be told the model, so that the body has to be read before a route is chosen."""
-        for rule in self._rules:
-            if rule.fits(path, host, headers):
-                return rule.fits_model is not None
+        if self._knows_models:
+            for rule in self._rules:
+                if rule.fits(path, host, headers):
+                    return rule.fits_model is not None
         return False
 
 

@@ -173,15 +173,14 @@ class Session:
         self.last_content_at: float | None = None
         self.ended_at: float | None = None
 
-    def move(self, signal: Signal) -> Reaction:
-        """Take one legal step and say what the new joint state calls for. Raises IllegalMoveError otherwise."""
+    def move(self, signal: Signal) -> None:
+        """Take one legal step; `reaction` says what is called for then. Raises IllegalMoveError for any other."""
         if signal in UPSTREAM_MOVES[self.upstream]:
             self.upstream = UPSTREAM_MOVES[self.upstream][signal]
         elif signal in CLIENT_MOVES[self.client]:
             self.client = CLIENT_MOVES[self.client][signal]
         else:
             raise IllegalMoveError(f"{signal.value} while {self.upstream.value}/{self.client.value}")
-        return self.reaction
 
     @property
     def reaction(self) -> Reaction:

@@ -54,6 +54,7 @@ class Stream:
         "_log",
         "_paused",
         "_relay",
+        "_soonest_s",
         "_streams",
         "_verdict",
         "_watch",
@@ -144,6 +145,7 @@ class Stream:
             self.session.move(Signal.NEXT_UPSTREAM)
         self.upstream = upstream
         self._deadlines = Deadlines(upstream.timeouts, self.session.received_at)
+        self._soonest_s = min(self._deadlines.shortest_s, self.route.heartbeat_s or NEVER)  # of whatever comes next
         self.failure = None
         self.may_resend = False
         if self.settled.done():
@@ -154,24 +156,23 @@ class Stream:
         """The request is on its way; `body_sent` follows where its body is streamed behind it."""
         self._exchange = exchange
         self.session.move(Signal.REQUEST_SENT)
-        self.check_at = self._clock()
+        self.check_at = min(self._deadlines.total_at, self._clock() + self._soonest_s)
         if is_whole:
             self.body_sent()
 
     def body_sent(self) -> None:
         """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
-        now = self._clock()
-        self.session.sent_at = now
+        self.session.sent_at = now = self._clock()
         if self._answer is None:
             self._deadlines.request_sent(now)
-            self.check_at = now
+            self.check_at = min(self.check_at, now + self._soonest_s)
 
     # From the upstream, inside its data callback.
 
     def on_head(self, head: ResponseHead) -> None:
         """The upstream answers: decide how it is passed on, and start the client's answer in this turn."""
         assert self.upstream is not None  # noqa: S101 - begin() came first
-        self._last_bytes_at = self._clock()
+        self._last_bytes_at = now = self._clock()
         try:
             answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log, self._begin)
         except Failure as failure:
@@ -181,7 +182,7 @@ class Stream:
         self._relay = answer.relay
         if not answer.is_stream or answer.dialect in _UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
-        self.check_at = 0.0  # idle, or a heartbeat, may be due before what was waited for so far
+        self.check_at = min(self.check_at, now + self._soonest_s)
         if answer.head is not None:
             self._begin(answer)
 
@@ -218,7 +219,7 @@ class Stream:
             self._bound_buffer()
         elif session.first_sent_at is None and session.first_content_at is not None:
             session.first_sent_at = self._clock()
-            self.check_at = 0.0
+            self.check_at = min(self.check_at, now + self._soonest_s)
         if relay.is_terminated:
             self._terminator_relayed(now)
 
@@ -264,7 +265,8 @@ class Stream:
         self._is_whole = failure is None
         outcome, verdict = self._judge(failure, now)
         completed = outcome is Outcome.COMPLETED
-        reaction = self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
+        self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
+        reaction = self.session.reaction
         if reaction is Reaction.TRY_NEXT:
             self.failure = verdict
             self._answer = None

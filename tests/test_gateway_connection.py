@@ -10,8 +10,8 @@ import weakref
 
 import msgspec
 import pytest
-from aiohttp.web_request import BaseRequest
 
+from sidecar.gateway.request import ClientRequest
 from sidecar.settings import Address, Limits
 from tests.app_support import SSE_HEAD, answering, ask, asked, before, chunk, client_of, on_uvloop, plain, request
 from tests.departures import until
@@ -153,14 +153,14 @@ async def test_the_sweep_of_idle_connections_spares_a_request_that_has_just_come
 
 @on_uvloop
 async def test_a_request_that_came_in_two_packets_is_let_go_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[weakref.ref[BaseRequest]] = []
+    requests: list[weakref.ref[ClientRequest]] = []
 
-    class Remembered(BaseRequest):
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **options)  # type: ignore[arg-type]  # whatever aiohttp's takes
+    class Remembered(ClientRequest):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]  # whatever it takes
             requests.append(weakref.ref(self))
 
-    monkeypatch.setattr("sidecar.gateway.connection.BaseRequest", Remembered)
+    monkeypatch.setattr("sidecar.gateway.connection.ClientRequest", Remembered)
     async with serving() as server, before(server.address) as app, client_of(app) as client:
         head, _, body = ask().partition(b"\r\n\r\n")
         await client.send(head + b"\r\n\r\n")

@@ -17,7 +17,7 @@ import trustme
 from sidecar.errors import Failure
 from sidecar.settings import Address, UpstreamTls
 from sidecar.upstream import UpstreamPool
-from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES
+from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES, bound_descriptor
 from tests.upstream_support import (
     CHUNKED,
     OK,
@@ -101,11 +101,18 @@ def test_socket_options(run: Run) -> None:
             option = held.get_extra_info("socket").getsockopt
             assert option(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * RECEIVE_BUFFER_BYTES
             assert option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             assert held.get_write_buffer_limits()[1] == 64 * 1024
 
     run(script())
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_only_a_peer_elsewhere_is_probed(is_local: bool) -> None:
+    with socket.socket() as sock:
+        bound_descriptor(sock.fileno(), RECEIVE_BUFFER_BYTES, is_local=is_local)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * RECEIVE_BUFFER_BYTES
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) is not is_local
+        assert (sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30) is not is_local
 
 
 @each_loop

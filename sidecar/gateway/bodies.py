@@ -15,8 +15,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from sidecar.errors import Failure
 
 if TYPE_CHECKING:
-    from aiohttp.web_request import BaseRequest
-
+    from sidecar.gateway.request import ClientRequest
     from sidecar.ports import Exchange
     from sidecar.streams import Streams
 
@@ -30,7 +29,7 @@ _READ_WHOLE_TYPES: Final = frozenset({"", "application/x-www-form-urlencoded", "
 """What curl and careless clients send JSON as."""
 
 
-def is_read_whole(request: BaseRequest, family: str) -> bool:
+def is_read_whole(request: ClientRequest, family: str) -> bool:
     """JSON on a stream route is read before the upstream is called: routing, retry and cancel need it."""
     content_type = request.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
     if content_type == "application/json" or content_type.endswith("+json"):
@@ -38,14 +37,14 @@ def is_read_whole(request: BaseRequest, family: str) -> bool:
     return family != "problem" and content_type in _READ_WHOLE_TYPES
 
 
-def refuse_declared_size(request: BaseRequest, max_body_bytes: int) -> None:
+def refuse_declared_size(request: ClientRequest, max_body_bytes: int) -> None:
     """Before a byte is read or asked for. Raises Failure body_too_large."""
     declared = request.content_length
     if declared is not None and declared > max_body_bytes:
         raise _too_large(max_body_bytes)
 
 
-async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams, max_buffered_bytes: int) -> bytes:
+async def read_whole(request: ClientRequest, max_body_bytes: int, streams: Streams, max_buffered_bytes: int) -> bytes:
     """The request's body. Raises Failure body_too_large, bad_request (broken framing), request_timeout, or overloaded
     where the whole process comes to hold more than ``max_buffered_bytes``."""
     content = request.content
@@ -70,7 +69,7 @@ async def read_whole(request: BaseRequest, max_body_bytes: int, streams: Streams
     return b"".join(parts)
 
 
-async def stream_body(request: BaseRequest, exchange: Exchange, max_body_bytes: int, idle_timeout_s: float) -> None:
+async def stream_body(request: ClientRequest, exchange: Exchange, max_body_bytes: int, idle_timeout_s: float) -> None:
     """Pass the body on piece by piece, no faster than the upstream takes it.
 
     Raises as `read_whole` does, and idle_timeout for an upstream that takes nothing for ``idle_timeout_s``.
@@ -94,7 +93,7 @@ async def _wait_writable(exchange: Exchange, idle_timeout_s: float) -> None:
         raise Failure("idle_timeout", f"the upstream took nothing of the body for {idle_timeout_s:g} s") from None
 
 
-async def _read_piece(request: BaseRequest, most_bytes: int = -1) -> bytes:
+async def _read_piece(request: ClientRequest, most_bytes: int = -1) -> bytes:
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
             content = request.content

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
-from aiohttp.web_request import BaseRequest
 
 from sidecar.answer import own_answer
 from sidecar.errors import Failure
 from sidecar.formats.problems import problem
+from sidecar.gateway.request import ClientRequest
 from sidecar.subscribers import WRITE_HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp.streams import StreamReader
+    from aiohttp.web_request import BaseRequest
 
     from sidecar.subscribers import HttpSubscriber
 
-    Handle = Callable[[BaseRequest], Awaitable[bool]]
-    """Answers one request; whether its connection may carry another."""
+    Handle = Callable[[ClientRequest, "ClientConnection"], Awaitable[bool]]
+    """Answers one request; whether the connection it came on may carry another."""
 
 logger = logging.getLogger("sidecar.gateway")
 
@@ -78,6 +79,12 @@ class ClientConnection(web.RequestHandler):
         self.is_unread = False
         self._is_reading = True
 
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The task that serves this connection, and runs as long as it lasts."""
+        assert self._task_handler is not None  # noqa: S101 - it runs as long as the connection lasts
+        return self._task_handler
+
     def listen(self, listener: ClientListener, subscriber: HttpSubscriber) -> None:
         """From now on ``listener`` is told; at once, if the client has already left."""
         self._listener = listener
@@ -98,9 +105,15 @@ class ClientConnection(web.RequestHandler):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what this connection may hold before anything is read."""
-        cast("asyncio.Transport", transport).set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        super().connection_made(transport)
+        """Bound what this connection may hold before anything is read.
+
+        aiohttp's own way sets TCP_NODELAY, which the loops have done, through a socket object made for that alone.
+        """
+        self.transport = own = cast("asyncio.Transport", transport)
+        own.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        if self._manager is not None:
+            self._manager.connection_made(self, own)
+        self._task_handler = self._loop.create_task(self.start())
 
     def data_received(self, data: bytes) -> None:
         """aiohttp queues a body's framing error behind the very request that waits for that body: tell it now."""
@@ -152,6 +165,11 @@ class ClientConnection(web.RequestHandler):
         if self._subscriber is not None and self._listener is not None:
             self._subscriber.is_ready = True
             self._listener.client_writable()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp says so at the end of every body; only what was paused has something to catch up with."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
@@ -206,12 +224,10 @@ class ClientConnection(web.RequestHandler):
         if isinstance(message, _ErrInfo):
             self._answer_error(message.exc)
             return False
-        request = BaseRequest(
-            message, payload, self, _NO_WRITER, cast("asyncio.Task[None]", self._task_handler), self._loop
-        )
-        self._current_request = None if payload.is_eof() else request
+        request = ClientRequest(message, payload)
+        self._current_request = None if payload.is_eof() else cast("BaseRequest", request)
         self._request_in_progress = True
-        answering = self._handle(request)
+        answering = self._handle(request, self)
         del message, payload, request  # a stream lets go of its request long before its end
         try:
             try:

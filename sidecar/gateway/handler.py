@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from sidecar.answer import Asked, own_answer
 from sidecar.dialects.recognition import streams_by_target
@@ -16,7 +16,6 @@ from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem, problem_headers
 from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
-from sidecar.gateway.connection import ClientConnection
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
@@ -28,8 +27,8 @@ from sidecar.subscribers import HttpSubscriber
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aiohttp.web_request import BaseRequest
-
+    from sidecar.gateway.connection import ClientConnection
+    from sidecar.gateway.request import ClientRequest
     from sidecar.headers import Headers
     from sidecar.secrets import Secret
     from sidecar.settings import Route, Settings
@@ -83,16 +82,14 @@ class Gateway:
         self._router = Router(settings)
         self._max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
 
-    async def handle(self, request: BaseRequest) -> bool:
+    async def handle(self, request: ClientRequest, connection: ClientConnection) -> bool:
         """One request to its end. Whether its connection may carry another."""
         received_at = self._clock()
-        target = request.raw_path
-        if not target.startswith("/"):
-            target = request.rel_url.raw_path_qs
+        target = request.target
         cors = self._settings.cors
         inquiry = Inquiry(
             HeldRequest(head=request),
-            cast("ClientConnection", request.protocol),
+            connection,
             self._stream_ids.next(self._wall_clock()),
             received_at,
             target,
@@ -140,7 +137,7 @@ class Gateway:
             inquiry.connection.unlisten()
         return stream.keep_alive
 
-    def _check(self, request: BaseRequest) -> None:
+    def _check(self, request: ClientRequest) -> None:
         """What is refused before a byte of the body is read. Raises Failure."""
         if sum([len(name) + len(value) for name, value in request.raw_headers]) > self._settings.max_header_bytes:
             raise Failure("headers_too_large", "the request's header block is too large")
@@ -153,7 +150,7 @@ class Gateway:
         if self._streams.buffered_bytes > self._settings.max_buffered_bytes:
             raise overloaded()
 
-    def _is_authorized(self, request: BaseRequest, auth: Secret) -> bool:
+    def _is_authorized(self, request: ClientRequest, auth: Secret) -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         try:
             return scheme.lower() == "bearer" and auth.matches(token.strip())
@@ -183,7 +180,7 @@ class Gateway:
         inquiry.peek = peek_body(body)
         inquiry.model = inquiry.model or inquiry.peek.model
 
-    def _format(self, request: BaseRequest, route: Route) -> str:
+    def _format(self, request: ClientRequest, route: Route) -> str:
         name = request.headers.get("X-Stream-Format", route.format)
         if name not in FORMATS:
             raise Failure("unknown_format", f"the known stream formats are: {', '.join(sorted(FORMATS))}")

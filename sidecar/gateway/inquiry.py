@@ -14,9 +14,8 @@ from sidecar.routing import BodyPeek
 from sidecar.secrets import SecretUnreadableError
 
 if TYPE_CHECKING:
-    from aiohttp.web_request import BaseRequest
-
     from sidecar.gateway.connection import ClientConnection
+    from sidecar.gateway.request import ClientRequest
     from sidecar.headers import HeaderPolicy, Headers
     from sidecar.secrets import Secret
     from sidecar.settings import Upstream
@@ -77,9 +76,9 @@ class Inquiry:
     model: str | None = None
 
     @property
-    def request(self) -> BaseRequest:
-        """What aiohttp read of it; gone once an answer of an upstream's has begun."""
-        request: BaseRequest = self.held.head
+    def request(self) -> ClientRequest:
+        """What was read of it; gone once an answer of an upstream's has begun."""
+        request: ClientRequest = self.held.head
         return request
 
     @property

@@ -57,7 +57,7 @@ async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Stream
     connection = target.pool.take() if may_resend else None
     while True:
         if connection is None:
-            connection = await _dial(stream, target)
+            connection = await _dial(stream, target, inquiry.connection.task)
             if connection is None:
                 return stream.failure
         exchange = _send(stream, inquiry, target, connection)
@@ -89,8 +89,8 @@ class _Dialling:
 
     __slots__ = ("is_called_off", "task")
 
-    def __init__(self) -> None:
-        self.task = cast("asyncio.Task[None]", asyncio.current_task())
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
         self.is_called_off = False
 
     def cancel(self) -> bool:
@@ -101,9 +101,9 @@ class _Dialling:
         return self.task.cancel()
 
 
-async def _dial(stream: Stream, target: Target) -> Connection | None:
+async def _dial(stream: Stream, target: Target, task: asyncio.Task[None]) -> Connection | None:
     """A fresh connection; None when the stream ended or failed meanwhile."""
-    dialling = _Dialling()
+    dialling = _Dialling(task)
     stream.dialing(dialling)
     refusal: Failure | None = None
     try:

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Final
 
@@ -19,6 +19,7 @@ import aiohappyeyeballs
 from sidecar.errors import Failure
 from sidecar.settings import Address, Upstream
 from sidecar.upstream import proxy, tls
+from sidecar.upstream.attempts import Attempts
 from sidecar.upstream.sockets import RECEIVE_BUFFER_BYTES, AddressInfo, bound_descriptor, tcp_socket, unix_socket
 
 HAPPY_EYEBALLS_DELAY_S: Final = 0.25
@@ -45,23 +46,27 @@ class Dialler:
             # A smaller one has to be set before the handshake advertises more: the kernel drops what it cannot take.
             and receive_buffer_bytes == RECEIVE_BUFFER_BYTES
         )
+        literal = _literal(self._address)
+        self._is_loopback = literal is not None and ipaddress.ip_address(self._address.host).is_loopback
+        self._attempts = Attempts(self._timeout_s)
         self.is_absolute_form = self._proxy is not None and self._tls is None
         self.proxy_headers: tuple[tuple[bytes, bytes], ...] = self._proxy.headers if self._proxy is not None else ()
 
-    async def connect(self, protocol: asyncio.Protocol) -> None:
+    def connect(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> Awaitable[None]:
         """Connect ``protocol``; name look-up, proxy and TLS all within the connect deadline. Raises Failure."""
+        return self._connect_bare(protocol, loop) if self._is_bare else self._connect_in_time(protocol)
+
+    async def _connect_in_time(self, protocol: asyncio.Protocol) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._connect(protocol)
         except TimeoutError:
-            raise Failure(
-                "upstream_connect_timeout", f"upstream {self._name}: no connection within {self._timeout_s:g} s"
-            ) from None
+            raise self._too_late() from None
+
+    def _too_late(self) -> Failure:
+        return Failure("upstream_connect_timeout", f"upstream {self._name}: no connection within {self._timeout_s:g} s")
 
     async def _connect(self, protocol: asyncio.Protocol) -> None:
-        if self._is_bare:
-            await self._connect_bare(protocol)
-            return
         sock = await self._open_socket()
         try:
             if self._proxy is not None and self._tls is not None:
@@ -74,16 +79,24 @@ class Dialler:
                 raise
             raise self._handshake_failure(error) from None
 
-    async def _connect_bare(self, protocol: asyncio.Protocol) -> None:
+    async def _connect_bare(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
         """One address and no TLS, as for a model server in the same pod: the loop's own way, half the work."""
-        loop = asyncio.get_running_loop()
+        attempt = self._attempts.begin(loop)
         try:
             transport, _ = await loop.create_connection(lambda: protocol, self._address.host, self._address.port)
-        except TimeoutError:
-            raise  # the kernel gave up before we did: no connection in time, all the same
+        except asyncio.CancelledError:
+            if not attempt.was_cut_off():
+                raise
+            raise self._too_late() from None
+        except TimeoutError:  # the kernel gave up before we did: no connection in time, all the same
+            raise self._too_late() from None
         except OSError as error:
             raise self._refused(self._address, error) from None
-        bound_descriptor(transport.get_extra_info("socket").fileno(), self._receive_buffer_bytes)
+        finally:
+            self._attempts.end(attempt)
+        bound_descriptor(
+            transport.get_extra_info("socket").fileno(), self._receive_buffer_bytes, is_local=self._is_loopback
+        )
 
     async def _open_socket(self) -> socket.socket:
         target = self._proxy.address if self._proxy is not None else self._address

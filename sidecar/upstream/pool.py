@@ -93,7 +93,7 @@ class UpstreamPool:
         connection = Connection(loop, self, self._max_header_bytes)
         self._busy.add(connection)
         try:
-            await self._dialler.connect(connection)
+            await self._dialler.connect(connection, loop)
         except BaseException:
             connection.close()
             raise

@@ -105,7 +105,8 @@ class ResponseReader:
         self.message = _Message()
         self._max_header_bytes = max_header_bytes
         self._renew_parser()
-        self.start(is_head_request=False)
+        self.failure: Failure | None = None
+        self.rest = b""
 
     def _renew_parser(self) -> None:
         self._parser = httptools.HttpResponseParser(self.message)
@@ -123,7 +124,7 @@ class ResponseReader:
         self._silent_bytes = 0
         self._tail = b""
         self.rest = b""
-        self.failure: Failure | None = None
+        self.failure = None
         self.is_between_chunks = False
         """The next byte is the first of a chunk's size: a read that is one whole chunk need not be parsed."""
         self.is_eof_delimited = False

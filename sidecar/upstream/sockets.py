@@ -45,11 +45,17 @@ def tcp_socket(info: AddressInfo, receive_buffer_bytes: int = RECEIVE_BUFFER_BYT
     return sock
 
 
-def bound_descriptor(file_descriptor: int, receive_buffer_bytes: int) -> None:
-    """`bound_socket` for a connection that a loop has made: uvloop's own stand-in makes a socket for each option."""
+def bound_descriptor(file_descriptor: int, receive_buffer_bytes: int, *, is_local: bool) -> None:
+    """`bound_socket` for a connection that a loop has made: uvloop's own stand-in makes a socket for each option.
+
+    ``is_local``: the peer is on this machine, whose kernel tells when it dies, so that no probes are needed.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, file_descriptor)
     try:
-        bound_socket(sock, receive_buffer_bytes)
+        if is_local:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        else:
+            bound_socket(sock, receive_buffer_bytes)
     finally:
         sock.detach()
 
