@@ -201,7 +201,7 @@ def test_no_upstream_is_shown_a_credential_that_is_not_for_it(
 def test_a_header_that_would_split_is_refused_and_not_repeated(field: tuple[bytes, bytes]) -> None:
     target, headers = sent("client", field)
     with pytest.raises(Failure) as caught:
-        request_head(b"POST", target.encode(), headers)
+        request_head(b"POST", target.encode(), list(headers.items()))
     assert (caught.value.code, "X-B" in caught.value.message) == ("bad_request", False)
 
 
