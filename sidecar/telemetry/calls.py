@@ -145,6 +145,15 @@ def request_model(record: Record) -> str:
     return record.sent_model or record.requested_model
 
 
+def asked_at(record: Record) -> float:
+    """When the call began: when its upstream had been sent it, or where several were tried or none could be reached,
+    when it could first have been."""
+    sent_at = record.sent_at if record.attempts == 1 else None
+    if sent_at is None:
+        sent_at = record.received_at if record.body_read_at is None else record.body_read_at
+    return sent_at if record.first_content_at is None else min(sent_at, record.first_content_at)
+
+
 def method(record: Record) -> str:
     """The client's method, of a closed list."""
     return record.method if record.method in METHODS else names.OTHER

@@ -7,6 +7,7 @@ the data loop would feel through the interpreter's lock.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.metrics import export as otel
@@ -34,6 +35,7 @@ def exposition(data: otel.MetricsData, accept: str) -> tuple[bytes, str]:
         lines += _target(of_resource.resource.attributes, is_openmetrics=is_openmetrics)
         for of_scope in of_resource.scope_metrics:
             for metric in of_scope.metrics:
+                time.sleep(0)  # lets the data loop run, which a large page would keep waiting for milliseconds
                 lines += _family(metric, is_openmetrics=is_openmetrics)
     if is_openmetrics:
         lines.append("# EOF")

@@ -1,22 +1,25 @@
 """How metrics are exported, by the variables that OpenTelemetry's users know.
 
-Owns the reading of those that are metrics' own. Must not know the configuration file nor any exporter.
+Owns the reading of those that are metrics' own. Must not know the configuration file, any exporter or OpenTelemetry's
+packages: whoever only checks a configuration imports none of them. What a variable holds is not repeated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast, get_args
-
-from sidecar.telemetry.snapshot import Temporality
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Temporality = Literal["cumulative", "delta", "lowmemory"]
+"""As OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE has them; ``lowmemory`` has deltas of all but gauges' kin."""
 
 INTERVAL_S: Final = 15.0
 """Rather than the SDK's minute: an alert on the time to the first token should not wait for its figures."""
 TIMEOUT_S: Final = 10.0
 
+_MAX_DIGITS: Final = 10
 _EXPONENTIAL: Final = "base2_exponential_bucket_histogram"
 _EXPLICIT: Final = "explicit_bucket_histogram"
 
@@ -48,9 +51,9 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, warnings: li
     text = environ.get(name, "").strip()
     if not text:
         return default
-    if text.isascii() and text.isdigit() and int(text) > 0:
+    if text.isascii() and text.isdigit() and int(text[:_MAX_DIGITS]) > 0 and len(text) < _MAX_DIGITS:
         return int(text) / 1000
-    warnings.append(f"{name} is no number of milliseconds: {text!r}; it stays at {default * 1000:.0f}")
+    warnings.append(f"{name}: is no number of milliseconds above zero, so {default * 1000:.0f} is used")
     return default
 
 
@@ -60,7 +63,7 @@ def _temporality(environ: Mapping[str, str], warnings: list[str]) -> Temporality
     if text in get_args(Temporality):
         return cast("Temporality", text)
     if text:
-        warnings.append(f"{name} is none of {', '.join(get_args(Temporality))}: {text!r}; it stays at cumulative")
+        warnings.append(f"{name}: is none of {', '.join(get_args(Temporality))}, so cumulative is used")
     return "cumulative"
 
 
@@ -68,9 +71,9 @@ def _exemplars(environ: Mapping[str, str], warnings: list[str]) -> bool:
     name = "OTEL_METRICS_EXEMPLAR_FILTER"
     text = environ.get(name, "").strip().lower()
     if text == "always_on":
-        warnings.append(f"{name} is always_on: exemplars are of sampled traces all the same, as with trace_based")
+        warnings.append(f"{name}: always_on is taken for trace_based, since only sampled traces can be looked up")
     elif text not in {"", "trace_based", "always_off"}:
-        warnings.append(f"{name} is none of always_on, always_off, trace_based: {text!r}; it stays at trace_based")
+        warnings.append(f"{name}: is none of always_on, always_off, trace_based, so trace_based is used")
     return text != "always_off"
 
 
@@ -79,7 +82,7 @@ def _aggregation(environ: Mapping[str, str]) -> list[str]:
     text = environ.get(name, "").strip().lower()
     if text == _EXPONENTIAL:
         reason = "they have no edges at 300 ms, 700 ms and 1 s to count objectives by"
-        return [f"{name} is {text}: exponential buckets are not kept, since {reason}; histograms stay explicit"]
+        return [f"{name}: exponential buckets are not kept, since {reason}, so {_EXPLICIT} is used"]
     if text not in {"", _EXPLICIT}:
-        return [f"{name} is none of {_EXPLICIT}, {_EXPONENTIAL}: {text!r}; histograms stay explicit"]
+        return [f"{name}: is none of {_EXPLICIT}, {_EXPONENTIAL}, so {_EXPLICIT} is used"]
     return []

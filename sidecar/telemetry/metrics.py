@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sidecar.record import Record
     from sidecar.telemetry.cells import Value
-    from sidecar.telemetry.snapshot import Temporality
+    from sidecar.telemetry.metric_settings import Temporality
 
 MODEL_LIMIT: Final = 100
 _MAX_ROWS: Final = 4096
@@ -37,9 +37,8 @@ class Metrics:
     """All metrics of one process.
 
     ``models`` always have series of their own, besides ``model_limit`` others; ``resource`` describes the process;
-    ``gauges`` are read whenever somebody asks, in the asker's thread; ``slo_s`` become bucket edges of the time to the
-    first token; ``exemplars`` says whether buckets point at traces. Only `started`, `ended` and `turned` belong to
-    the data loop; all else may be called from any thread.
+    ``gauges`` are read whenever somebody asks, in the asker's thread; ``exemplars`` says whether buckets point at
+    traces. `started`, `ended` and `turned` belong to the data loop; all else may be called from any thread.
     """
 
     def __init__(
@@ -49,12 +48,11 @@ class Metrics:
         models: Sequence[str] = (),
         model_limit: int = MODEL_LIMIT,
         gauges: Mapping[str, Callable[[], float]] | None = None,
-        slo_s: Sequence[float] = (),
         exemplars: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._families = Families(slo_s)
+        self._families = Families()
         self._lock = threading.Lock()
         self._rows: dict[tuple[object, ...], Row] = {}
         self._request_models = ModelNames(models, model_limit)
@@ -91,7 +89,7 @@ class Metrics:
             record.server_address,
             record.server_port,
             record.dialect,
-            record.dialect in calls.OPERATIONS or calls.operation(record),
+            record.dialect in calls.OPERATIONS or calls.operation(record),  # only unknown dialects' go by the path
             request_model,
             response_model,
             record.outcome,

@@ -12,8 +12,6 @@ from sidecar.telemetry import calls, names
 from sidecar.telemetry.cells import CounterCell, Family, HistogramCell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sidecar.events import Usage
     from sidecar.record import Record, Trace
     from sidecar.telemetry.cells import Value
@@ -23,10 +21,9 @@ _MAX_TOKENS: Final = 1_000_000_000
 
 
 class Families:
-    """Every metric that requests add to. ``slo_s`` are thresholds of the time to the first token: edges, too."""
+    """Every metric that is kept in cells."""
 
-    def __init__(self, slo_s: Sequence[float]) -> None:
-        self._slo_s = slo_s
+    def __init__(self) -> None:
         self.duration = self._histogram(names.OPERATION_DURATION)
         self.first_chunk = self._histogram(names.TIME_TO_FIRST_CHUNK)
         self.first_token = self._histogram(names.TIME_TO_FIRST_TOKEN)
@@ -57,10 +54,7 @@ class Families:
 
     def _histogram(self, name: str) -> Family[HistogramCell]:
         metric = names.METRICS[name]
-        bounds = metric.bounds
-        if name in {names.TIME_TO_FIRST_CHUNK, names.TIME_TO_FIRST_TOKEN}:
-            bounds = tuple(sorted({*bounds, *self._slo_s}))
-        return Family(metric, lambda: HistogramCell(bounds))
+        return Family(metric, lambda: HistogramCell(metric.bounds))
 
     def _counter(self, name: str) -> Family[CounterCell]:
         return Family(names.METRICS[name], CounterCell)
@@ -96,18 +90,17 @@ class Row:
         self._request.add(ended_at - record.received_at, ended_at, trace)
         if not self._is_call or not record.attempts:
             return
-        sent_at = record.sent_at
-        self._duration.add(ended_at - (record.received_at if sent_at is None else sent_at), ended_at, trace)
+        self._duration.add(_at_least_0(ended_at - calls.asked_at(record)), ended_at, trace)
         if record.usage is not None:
             self._add_usage(record.usage, ended_at, trace)
-        first_at = record.first_content_at
+        sent_at, first_at = record.sent_at, record.first_content_at
         if not record.is_stream or first_at is None or sent_at is None:
             return
-        self._first_chunk.add(first_at - sent_at, ended_at, trace)
+        self._first_chunk.add(_at_least_0(first_at - sent_at), ended_at, trace)
         if record.attempts == 1:  # else another upstream's failure lies in between, which is no doing of ours
             body_at = record.body_read_at
             wait_s = sent_at - (record.received_at if body_at is None else body_at)
-            self._overhead_request.add(wait_s if wait_s > 0 else 0.0, ended_at, trace)
+            self._overhead_request.add(_at_least_0(wait_s), ended_at, trace)
         first_sent_at = record.first_sent_at
         if first_sent_at is not None:
             self._first_token.add(first_sent_at - record.received_at, ended_at, trace)
@@ -139,6 +132,11 @@ class Row:
         tokens = calls.cache_write_tokens(usage.native)
         if tokens and tokens <= _MAX_TOKENS:
             self._cache_write.value += tokens
+
+
+def _at_least_0(seconds: float) -> float:
+    """An upload that is streamed may be answered before it is sent, and sent before it is read."""
+    return seconds if seconds > 0.0 else 0.0
 
 
 def _attributes(record: Record, request_model: str, response_model: str) -> dict[str, Value | None]:

@@ -6,7 +6,7 @@ Owns temporality, start times and which exemplars are new. Must not know where t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as otel
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from sidecar.telemetry.cells import Attributes, CounterCell, Family, HistogramCell, Mark
+    from sidecar.telemetry.metric_settings import Temporality
     from sidecar.telemetry.rows import Families
-
-Temporality = Literal["cumulative", "delta", "lowmemory"]
-"""As OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE has them; ``lowmemory`` has deltas of all but gauges' kin."""
 
 _NS: Final = 1_000_000_000
 _UNKNOWN = cast("float", None)
