@@ -1,7 +1,7 @@
 """What is kept of each series: counts in plain lists, bumped in well under a microsecond.
 
 Owns how a value is added and how many series there may be. Must not know what is measured, nor who reads it when: the
-instruments of the OpenTelemetry SDK take some 13 µs a value, and a short stream has ten of them.
+instruments of the OpenTelemetry SDK take some 7 µs a value, and a short stream has ten of them.
 """
 
 from __future__ import annotations
