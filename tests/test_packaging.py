@@ -16,10 +16,16 @@ import sidecar
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-IMPORTED_AS = {"PyYAML": "yaml", "backports-zstd": "backports"}
+IMPORTED_AS = {
+    "PyYAML": "yaml",
+    "backports-zstd": "backports",
+    "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
+}
 LATER_STANDARD = {"compression"}
 """Packages of the standard library of a later Python than the oldest."""
-EXTRAS = ("bedrock", "compression")
+EXTRAS = ("bedrock", "compression", "otlp-grpc")
 
 
 def names(requirements: list[str]) -> set[str]:
