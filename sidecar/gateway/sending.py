@@ -165,7 +165,8 @@ def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, b
         credential=target.credential(),
         own_bearer_consumed=inquiry.bears_own_token,
         client_host=str(peer[0]) if isinstance(peer, tuple) else "",
-        scheme="https" if inquiry.connection.ssl_context is not None else "http",
+        scheme=inquiry.scheme,
+        trace=inquiry.trace,
     )
     chunked = False
     if body is None:
