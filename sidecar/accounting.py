@@ -9,6 +9,7 @@ names cut to a bound, unless content is to be kept.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sidecar.deadlines import NEVER
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_NAME: Final = 256
 """Characters of what a client or an upstream calls something."""
+
+_MAX_COUNTS: Final = 32
 
 _THEIR_WORDS: Final = {
     "upstream_status": "the upstream rejected the request",
@@ -191,15 +194,19 @@ def _version(version: tuple[int, int]) -> str:
 
 
 def _counts(usage: Usage | None) -> Usage | None:
-    """Without the provider's own object, which may be of any size."""
-    if usage is None or usage.native is None:
+    """With nothing of the provider's own object but its first counts: it may be of any size."""
+    if usage is None or not isinstance(usage.native, dict):
         return usage
+    native = {name[:MAX_NAME]: count for name, count in usage.native.items() if type(count) is int}
+    if len(native) > _MAX_COUNTS:
+        native = dict(islice(native.items(), _MAX_COUNTS))
     return Usage(
         usage.input_tokens,
         usage.output_tokens,
         usage.total_tokens,
         usage.cached_input_tokens,
         usage.reasoning_tokens,
+        native,
     )
 
 

@@ -96,6 +96,7 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     response_id: str = ""
     finish_reasons: tuple[str, ...] = ()
     usage: Usage | None = None
+    """The last that was reported, however it ended; ``native`` has its own counts alone."""
     warnings: tuple[str, ...] = ()
 
     received_at: float

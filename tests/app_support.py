@@ -79,14 +79,9 @@ async def running(
 
 
 @asynccontextmanager
-async def before(
-    *addresses: Address,
-    environ: Mapping[str, str] | None = None,
-    observer: Counting | None = None,
-    content_bytes: int = 0,
-    **options: Any,
-) -> AsyncIterator[App]:
+async def before(*addresses: Address, environ: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[App]:
     """`running` with one route to upstreams at ``addresses``; ``upstream`` and ``route`` change their settings."""
+    observer, content_bytes = options.pop("observer", None), options.pop("content_bytes", 0)
     changed: Mapping[str, Any] = options.pop("upstream", {})
     names = ["llm", "second", "third"]
     upstreams = [upstream_at(address, name, **changed) for address, name in zip(addresses, names, strict=False)]
