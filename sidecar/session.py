@@ -199,6 +199,13 @@ class Session:
         """What the present joint state calls for."""
         return REACTIONS[self.upstream, self.client, self.has_sent]
 
+    def request_sent(self, now: float) -> None:
+        """The upstream has all of the request. Where content came before that, no time to it can be told."""
+        if self.body_read_at is None:
+            self.body_read_at = now
+        if self.first_content_at is None:
+            self.sent_at = now
+
     def advance(self, events: Sequence[Event], now: float) -> None:
         """Take note of what one frame meant: content counts and times, usage, finish marks, an error in the stream."""
         for event in events:

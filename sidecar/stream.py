@@ -167,11 +167,7 @@ class Stream:
     def body_sent(self) -> None:
         """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
         now = self._clock()
-        session = self.session
-        if session.body_read_at is None:
-            session.body_read_at = now
-        if session.first_content_at is None:
-            session.sent_at = now
+        self.session.request_sent(now)
         if self.answer is None:
             self._deadlines.request_sent(now)
             self.check_at = now
