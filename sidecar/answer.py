@@ -21,6 +21,7 @@ from sidecar.formats import make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
 from sidecar.headers import STREAM_HEADERS, response_headers, stream_headers
+from sidecar.kept_content import Overheard
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.routing import sent_path
 from sidecar.withheld import WithheldRelay
@@ -28,8 +29,10 @@ from sidecar.withheld import WithheldRelay
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.errors import Outcome
     from sidecar.log import Log
-    from sidecar.ports import Format, ResponseHead
+    from sidecar.ports import Dialect, Format, ResponseHead
+    from sidecar.record import Trace
     from sidecar.session import Session
     from sidecar.settings import Route, Upstream
 
@@ -59,6 +62,8 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()
     adds_usage: bool = False
     """The upstream is asked for usage that the client did not ask for."""
+    scheme: str = "http"
+    trace: Trace | None = None
 
 
 class BodyMode(Enum):
@@ -75,13 +80,13 @@ class Answer:
     """How one upstream answer is passed on: through which relay, under which head.
 
     ``head`` is None for an answer that is not passed on as it is (a rejection told in our own words), or whose body has
-    to say first what it is. ``heartbeat`` is b"" where none is safe.
+    to say first what it is. ``dialect`` is None where no events are read; ``heartbeat`` is b"" where none is safe.
     """
 
     relay: BodyRelay
     is_stream: bool
     format: str
-    dialect: str = ""
+    dialect: Dialect | None = None
     head: bytes | None = None
     mode: BodyMode = BodyMode.NONE
     heartbeat: bytes = b""
@@ -193,6 +198,8 @@ def _stream(
             raise Failure("malformed_upstream", f"the upstream's stream is in the content coding {coding[:20]!r}")
         return _plain(asked, head, log)
     dialect = make_dialect(spoken.dialect, spoken.framing, is_certain=spoken.is_certain)
+    if session.content is not None:
+        dialect = Overheard(dialect, session.content)
     framing = make_framing(spoken.framing, route.limits.max_frame_bytes, strict=typed)
     format_ = make_format(
         asked.format,
@@ -217,7 +224,7 @@ def _stream(
         relay,
         is_stream=True,
         format=asked.format,
-        dialect=spoken.dialect,
+        dialect=dialect,
         head=_render(asked, head.status, head.reason, _stream_head(asked, head, format_), mode),
         mode=mode,
         heartbeat=b"" if (coding and not typed) or not route.heartbeat_s else format_.heartbeat,
@@ -251,6 +258,22 @@ def _render(asked: Asked, status: int, reason: str, headers: Headers, mode: Body
     lines += [b"%b: %b\r\n" % item for item in headers]
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def judge(answer: Answer | None, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
+    """How an upstream's answer ended, None for one that never came: its relay's verdict. Whatever goes wrong in forming
+    it, the stream still has its one ending."""
+    if answer is None:
+        failure = failure or Failure("upstream_truncated", "the upstream gave no answer")
+        return failure.outcome, failure
+    try:
+        return answer.relay.finish(failure, now)
+    except Failure as said:
+        return said.outcome, said
+    except Exception as error:  # noqa: BLE001 - a bug of ours ends this stream and no other
+        internal = Failure("internal", "the sidecar failed on this stream")
+        internal.__cause__ = error
+        return internal.outcome, internal
 
 
 def own_answer(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.gateway import ClientServer, Gateway, Target
 from sidecar.headers import HeaderPolicy, credential_headers
+from sidecar.record import NOBODY
 from sidecar.secrets import AwsKeys, Secret
 from sidecar.settings import Limits
 from sidecar.signing import Signer
@@ -30,6 +31,7 @@ from sidecar.upstream import UpstreamPool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sidecar.record import Observer
     from sidecar.settings import Address, AwsSigning, SecretSource, Settings
     from sidecar.stream import Stream
 
@@ -44,15 +46,24 @@ _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
 class App:
     """One process's data plane and its admin port.
 
-    ``environ`` is where secrets and proxies are looked up. Raises SecretUnreadableError or ValueError at construction
+    ``environ`` is where secrets and proxies are looked up. ``observer`` is told of every request, with up to
+    ``content_bytes`` of what either side said in it. Raises SecretUnreadableError or ValueError at construction
     for what can never work (an unset variable, a CA file that is none, an extra that is not installed).
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        observer: Observer = NOBODY,
+        content_bytes: int = 0,
+    ) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
-        self.streams = Streams(self._clock, self._loop, settings.max_buffered_bytes)
+        self.streams = Streams(
+            self._clock, self._loop, settings.max_buffered_bytes, observer=observer, content_bytes=content_bytes
+        )
         names = credential_headers(settings)
         self._targets = {
             name: Target(

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from sidecar.errors import Failure
+from sidecar.record import Trace
 from sidecar.settings import Cors, Settings, Upstream
 
 Headers = list[tuple[bytes, bytes]]
@@ -71,6 +72,10 @@ FORWARDED_HEADERS: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", 
 SIDECAR_SETS: Final = frozenset({b"host", b"content-length", b"expect", b"accept-encoding", b"x-stream-format"})
 """Headers of a request that the sidecar writes itself or keeps to itself, whatever the client sent."""
 
+_TRACE: Final = frozenset({b"traceparent", b"tracestate"})
+_BAGGAGE: Final = frozenset({b"baggage"})
+"""W3C Trace Context and Baggage. Baggage says whatever a caller's own services told each other."""
+
 _NO_KEYS: Final = frozenset({b"cookie", b"x-amz-date", b"x-amz-content-sha256"})
 """Dropped like credentials, but not what an LLM API takes for one."""
 
@@ -93,7 +98,18 @@ class HeaderPolicy:
     everywhere.
     """
 
-    __slots__ = ("_credential_names", "_drops", "_has_secret", "_name", "_policy", "_prefix", "_set", "_upstream")
+    __slots__ = (
+        "_credential_names",
+        "_drops",
+        "_drops_with_trace",
+        "_has_secret",
+        "_name",
+        "_policy",
+        "_prefix",
+        "_set",
+        "_trace_headers",
+        "_upstream",
+    )
 
     def __init__(self, upstream: Upstream, credential_names: frozenset[bytes] = CREDENTIAL_HEADERS) -> None:
         credentials = upstream.credentials
@@ -106,7 +122,13 @@ class HeaderPolicy:
         removed = {name.lower().encode() for name in upstream.remove_headers}
         # What is removed in any case is no credential to be passed on here.
         self._credential_names = (credential_names | {credentials.header.lower().encode()}) - removed
-        self._drops = HOP_BY_HOP | SIDECAR_SETS | FORWARDED_HEADERS | {name.lower() for name, _ in fixed} | removed
+        edited = {name.lower() for name, _ in fixed} | removed
+        # A tracestate says nothing without its traceparent.
+        has_trace = upstream.propagate != "none" and b"traceparent" not in edited
+        self._trace_headers = _TRACE - edited if has_trace else frozenset[bytes]()
+        kept_back = {"trace": _BAGGAGE, "trace_and_baggage": frozenset[bytes](), "none": _BAGGAGE | _TRACE}
+        self._drops = HOP_BY_HOP | SIDECAR_SETS | FORWARDED_HEADERS | edited | kept_back[upstream.propagate]
+        self._drops_with_trace = self._drops | _TRACE
         self._set: Headers = [(b"Host", upstream.authority.encode()), (b"Accept-Encoding", b"identity"), *fixed]
 
     def request(
@@ -118,15 +140,17 @@ class HeaderPolicy:
         own_bearer_consumed: bool,
         client_host: str = "",
         scheme: str = "http",
+        trace: Trace | None = None,
     ) -> tuple[str, Headers]:
         """The request target and headers for the upstream, from the client's own.
 
         ``credential`` is the secret's text where the upstream has one. ``own_bearer_consumed``: the client's
-        Authorization held the sidecar's own bearer, so it is no credential for anyone else. Host and Accept-Encoding
-        are set; Content-Length, Transfer-Encoding and Expect are the caller's to add. Raises Failure internal
-        for a missing or unusable ``credential``. What cannot stand in a head is refused by whoever renders it.
+        Authorization held the sidecar's own bearer, so it is no credential for anyone else. ``trace`` goes in place of
+        the client's own trace headers, which travel on where it is None. Host and Accept-Encoding are set;
+        Content-Length, Transfer-Encoding and Expect are the caller's to add. Raises Failure internal for a missing or
+        unusable ``credential``. What cannot stand in a head is refused by whoever renders it.
         """
-        travelling, theirs, forwarded = self._sorted(raw)
+        travelling, theirs, forwarded = self._sorted(raw, self._drops if trace is None else self._drops_with_trace)
         if own_bearer_consumed:
             theirs = [field for field in theirs if field[0].lower() != b"authorization"]
         keeps_theirs = self._policy == "client" or (
@@ -139,13 +163,17 @@ class HeaderPolicy:
             target = strip_query_credentials(target)
             if self._has_secret:
                 headers.append((self._name, self._prefix + _sendable(credential)))
+        if trace is not None:
+            headers += [field for field in trace.headers if field[0] in self._trace_headers]
         if self._upstream.forwarded:
             headers += _forwarded(forwarded, client_host, scheme)
         return target, headers
 
-    def _sorted(self, raw: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, Headers, list[tuple[bytes, bytes]]]:
+    def _sorted(
+        self, raw: Iterable[tuple[bytes, bytes]], drops: frozenset[bytes]
+    ) -> tuple[Headers, Headers, list[tuple[bytes, bytes]]]:
         """The headers that travel as they are, the client's credentials, and what says where it came from."""
-        drops, credential_names = self._drops, self._credential_names
+        credential_names = self._credential_names
         travelling: Headers = []
         theirs: Headers = []
         aside: Headers = []

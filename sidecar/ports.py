@@ -67,6 +67,10 @@ class Dialect(Protocol):
     """Frames to events, for one stream. Keeps what it needs to number choices and calls, nothing that grows."""
 
     @property
+    def name(self) -> str:
+        """What it is called in the configuration; of one that is yet to be told, what it is taken for."""
+
+    @property
     def has_terminator(self) -> bool:
         """There is a frame that says "this was all"; without one the finish marks and the body's end say so."""
 

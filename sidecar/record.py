@@ -6,7 +6,7 @@ lines, no clock. All times are seconds of the data plane's one monotonic clock; 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -38,6 +38,12 @@ class Trace(msgspec.Struct, gc=False):
         """The header that makes an upstream's spans children of the call (W3C Trace Context, section 3.2)."""
         return b"00-%b-%b-%b" % (self.trace_id.encode(), self.client_id.encode(), b"01" if self.is_sampled else b"00")
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What an upstream is sent of it, names in lower case."""
+        own = [(b"traceparent", self.traceparent)]
+        return [*own, (b"tracestate", self.state.encode("latin-1", "replace"))] if self.state else own
+
 
 class Content(msgspec.Struct, gc=False):
     """What was said, where the configuration asks for it to be kept: bounded, and cut where it was longer."""
@@ -59,12 +65,13 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
 
     method: str
     path: str
-    """Without its query."""
+    """Without its query; decoded, as routes match it, where it is one that may be."""
     scheme: str = "http"
     http_version: str = "1.1"
     status: int | None = None
     """What the client was answered; None where nothing was sent."""
     upstream_status: int | None = None
+    """What the upstream answered; of several tried, the last."""
 
     route: str = ""
     """The route's name."""
@@ -75,9 +82,10 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     server_address: str = ""
     server_port: int = 0
     dialect: str = ""
-    """The language of the answer, or of the path where no answer came."""
+    """The language of the answer, or of the path where the answer told none; "" where neither did."""
     format: str = "native"
     is_stream: bool = False
+    """A stream was asked for, or one came."""
     attempts: int = 0
     """How many times an upstream was asked or dialled."""
 
@@ -88,14 +96,15 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     response_id: str = ""
     finish_reasons: tuple[str, ...] = ()
     usage: Usage | None = None
+    """The last that was reported, however it ended; ``native`` has its own counts alone."""
     warnings: tuple[str, ...] = ()
 
     received_at: float
     """t0: its head had been read."""
     body_read_at: float | None = None
-    """tb: its body was complete."""
+    """tb: its body was complete; of one that is streamed through, along with t1."""
     sent_at: float | None = None
-    """t1: the upstream had been sent it."""
+    """t1: the upstream had been sent it; of several tried, the last. None where content came first."""
     first_content_at: float | None = None
     """t2: the first event with content was decoded."""
     first_sent_at: float | None = None
@@ -116,5 +125,30 @@ class Observer(Protocol):
     def trace(self, headers: Mapping[str, str]) -> Trace | None:
         """The place in a trace of a request with these headers; None where nobody traces."""
 
+    def started(self) -> None:
+        """A request's head has been read; one `ended` follows."""
+
     def ended(self, record: Record) -> None:
         """A request is over. Called exactly once for each, refused ones too."""
+
+    def turned(self, late_s: float) -> None:
+        """The loop came round to its sweep of every 250 ms, ``late_s`` after it was due."""
+
+
+class Nobody:
+    """The observer of a process that nobody watches."""
+
+    def trace(self, headers: Mapping[str, str]) -> Trace | None:
+        """There is no trace."""
+
+    def started(self) -> None:
+        """Nobody wants to know."""
+
+    def ended(self, record: Record) -> None:
+        """Nobody wants to know."""
+
+    def turned(self, late_s: float) -> None:
+        """Nobody wants to know."""
+
+
+NOBODY: Final = Nobody()

@@ -143,6 +143,9 @@ class Relay:
             if is_text:
                 session = self._session
                 session.content_events += 1
+                gap_s = now - session.last_content_at
+                if gap_s > session.largest_gap_s:
+                    session.largest_gap_s = gap_s
                 session.last_content_at = now
                 self._log.append(data if self._passes_raw else self._format.encode_text(self._text_template, literal))
                 return
@@ -164,6 +167,9 @@ class Relay:
             and (event := self._dialect.decode_plain(data[start : -len(end)])) is not None
         ):
             session.content_events += 1
+            gap_s = now - session.last_content_at
+            if gap_s > session.largest_gap_s:
+                session.largest_gap_s = gap_s
             session.last_content_at = now
             self._log.append(data if self._passes_raw else self._format.encode_one(event))
             self._learn(data, event)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from sidecar.deadlines import NEVER
 from sidecar.errors import ENDINGS, Failure, Outcome
-from sidecar.events import Finish, Media, Reasoning, Refusal, Token, ToolCall, UpstreamError, Usage
+from sidecar.events import Finish, Media, Reasoning, Refusal, Start, Token, ToolCall, UpstreamError, Usage
 from sidecar.ports import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidecar.events import Event
+    from sidecar.kept_content import KeptContent
 
 
 class UpstreamState(Enum):
@@ -134,6 +136,7 @@ class Session:
     __slots__ = (
         "body_read_at",
         "client",
+        "content",
         "content_events",
         "ended_at",
         "failure",
@@ -142,10 +145,12 @@ class Session:
         "first_sent_at",
         "has_sent",
         "is_unobserved",
+        "largest_gap_s",
         "last_content_at",
         "outcome",
         "received_at",
         "sent_at",
+        "start",
         "upstream",
         "upstream_error",
         "usage",
@@ -161,16 +166,22 @@ class Session:
         self.outcome: Outcome | None = None
         self.failure: Failure | None = None
         self.upstream_error: UpstreamError | None = None
+        self.start: Start | None = None
         self.usage: Usage | None = None
         self.finishes: dict[int, Finish] | None = None
         self.warnings: tuple[str, ...] = ()
+        self.content: KeptContent | None = None
+        """What is said, where that is to be kept."""
         self.content_events = 0
         self.received_at = received_at
         self.body_read_at: float | None = None
         self.sent_at: float | None = None
         self.first_content_at: float | None = None
         self.first_sent_at: float | None = None
-        self.last_content_at: float | None = None
+        self.last_content_at = NEVER
+        """Before the first content so late that no wait counts from it: one comparison serves every token."""
+        self.largest_gap_s = -1.0
+        """The longest wait between two events with content; below 0 where there were fewer than two."""
         self.ended_at: float | None = None
 
     def move(self, signal: Signal) -> None:
@@ -187,6 +198,13 @@ class Session:
         """What the present joint state calls for."""
         return REACTIONS[self.upstream, self.client, self.has_sent]
 
+    def request_sent(self, now: float) -> None:
+        """The upstream has all of the request. Where content came before that, no time to it can be told."""
+        if self.body_read_at is None:
+            self.body_read_at = now
+        if self.first_content_at is None:
+            self.sent_at = now
+
     def advance(self, events: Sequence[Event], now: float) -> None:
         """Take note of what one frame meant: content counts and times, usage, finish marks, an error in the stream."""
         for event in events:
@@ -195,6 +213,10 @@ class Session:
                 self.content_events += 1
                 if self.first_content_at is None:
                     self._first_content(event, now)
+                    continue
+                gap_s = now - self.last_content_at
+                if gap_s > self.largest_gap_s:
+                    self.largest_gap_s = gap_s
                 self.last_content_at = now
             elif kind is Usage:
                 self.usage = event  # type: ignore[assignment]  # narrowed by class identity, not isinstance, for speed
@@ -202,12 +224,14 @@ class Session:
                 if self.finishes is None:
                     self.finishes = {}
                 self.finishes[event.index] = event  # type: ignore[union-attr,assignment]  # as above
+            elif kind is Start:
+                self.start = event  # type: ignore[assignment]  # as above
             elif kind is UpstreamError and self.upstream_error is None:
                 self.upstream_error = event  # type: ignore[assignment]  # as above
 
     def _first_content(self, event: Event, now: float) -> None:
         if _bears_content(event):
-            self.first_content_at = now
+            self.first_content_at = self.last_content_at = now
             self.move(Signal.CONTENT)
 
     def end(self, outcome: Outcome, now: float, failure: Failure | None = None) -> bool:

@@ -15,6 +15,7 @@ MIB: Final = 1024 * KIB
 SlowClientPolicy = Literal["pause", "evict"]
 UsagePolicy = Literal["as_asked", "request"]
 CredentialsPolicy = Literal["replace", "if_missing", "client", "none"]
+Propagation = Literal["trace", "trace_and_baggage", "none"]
 EofRule = Literal["truncated", "complete"]
 
 
@@ -122,7 +123,7 @@ class Upstream:
     ``scheme`` is "http" or "https"; ``address`` where to connect; ``authority`` the Host header; ``base_path`` the
     URL's own path prefix, without a trailing slash. ``set_headers``/``remove_headers`` edit every request. ``proxy``
     follows HTTPS_PROXY/HTTP_PROXY/NO_PROXY when None; "" is no proxy. ``forwarded`` adds X-Forwarded-For, -Proto and
-    -Host.
+    -Host. ``propagate`` says what it learns of the trace a request belongs to.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Upstream:
     proxy: str | None = None
     forwarded: bool = False
     eof: EofRule = "truncated"
+    propagate: Propagation = "trace"
 
     @property
     def url(self) -> str:

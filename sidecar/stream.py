@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.answer import Answer, BodyMode, choose
+from sidecar.answer import BodyMode, choose, judge
 from sidecar.client_watch import ClientWatch, is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
 from sidecar.dialects import OPAQUE
@@ -19,7 +19,7 @@ from sidecar.session import Reaction, Signal, UpstreamState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.answer import Asked
+    from sidecar.answer import Answer, Asked
     from sidecar.deadlines import UpstreamTimes
     from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
@@ -42,7 +42,6 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_answer",
         "_client",
         "_clock",
         "_deadlines",
@@ -58,7 +57,9 @@ class Stream:
         "_streams",
         "_verdict",
         "_watch",
+        "answer",
         "asked",
+        "attempts",
         "check_at",
         "failure",
         "keep_alive",
@@ -67,6 +68,7 @@ class Stream:
         "session",
         "settled",
         "upstream",
+        "upstream_status",
     )
 
     def __init__(
@@ -82,6 +84,8 @@ class Stream:
         self.route = route
         self.session = session
         self.upstream: Upstream | None = None
+        self.upstream_status: int | None = None
+        self.attempts = 0
         self.settled: Waiter = streams.future()
         self.failure: Failure | None = None
         self.may_resend = False
@@ -94,7 +98,7 @@ class Stream:
         self._log = Log(client)
         self._exchange: Exchange | None = None
         self._dialing: Cancellable | None = None
-        self._answer: Answer | None = None
+        self.answer: Answer | None = None
         self._relay: BodyRelay
         self._verdict: tuple[Outcome, Failure | None] | None = None
         self._is_whole = True
@@ -113,13 +117,13 @@ class Stream:
     @property
     def format(self) -> str:
         """The format the answer really has, as far as that is decided."""
-        return self._answer.format if self._answer is not None else self.asked.format
+        return self.answer.format if self.answer is not None else self.asked.format
 
     @property
     def buffered_bytes(self) -> int:
         """Bytes held on this stream's behalf in this process, its request body aside."""
-        pending = self._answer.relay.pending if self._answer is not None else 0
-        return self._log.held + pending + self._client.unsent_bytes
+        held = self.lag_bytes + (self.answer.relay.pending if self.answer is not None else 0)
+        return held if self.session.content is None else held + self.session.content.size
 
     @property
     def lag_bytes(self) -> int:
@@ -144,6 +148,8 @@ class Stream:
         if self.session.upstream is UpstreamState.FAILED:
             self.session.move(Signal.NEXT_UPSTREAM)
         self.upstream = upstream
+        self.upstream_status = self.session.sent_at = None
+        self.attempts += 1
         self._deadlines = Deadlines(upstream.timeouts, self.session.received_at)
         self._soonest_s = min(self._deadlines.shortest_s, self.route.heartbeat_s or NEVER)  # of whatever comes next
         self.failure = None
@@ -162,8 +168,9 @@ class Stream:
 
     def body_sent(self) -> None:
         """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
-        self.session.sent_at = now = self._clock()
-        if self._answer is None:
+        now = self._clock()
+        self.session.request_sent(now)
+        if self.answer is None:
             self._deadlines.request_sent(now)
             self.check_at = min(self.check_at, now + self._soonest_s)
 
@@ -173,14 +180,15 @@ class Stream:
         """The upstream answers: decide how it is passed on, and start the client's answer in this turn."""
         assert self.upstream is not None  # noqa: S101 - begin() came first
         self._last_bytes_at = now = self._clock()
+        self.upstream_status = head.status
         try:
             answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log, self._begin)
         except Failure as failure:
             self.fail(failure)
             return
-        self._answer = answer
+        self.answer = answer
         self._relay = answer.relay
-        if not answer.is_stream or answer.dialect in _UNKNOWN:  # no event of an unknown stream counts as content
+        if answer.dialect is None or answer.dialect.name in _UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
         self.check_at = min(self.check_at, now + self._soonest_s)
         if answer.head is not None:
@@ -189,7 +197,7 @@ class Stream:
     def _begin(self, answer: Answer) -> None:
         """Start the client's answer: at the upstream's head, or once its body has said what it is."""
         assert answer.head is not None  # noqa: S101 - only then can it begin
-        self._answer = answer
+        self.answer = answer
         self._relay = answer.relay
         self.session.has_sent = True
         self._let_go()
@@ -261,15 +269,15 @@ class Stream:
         if self.session.outcome is not None or self.session.upstream in {UpstreamState.ENDED, UpstreamState.FAILED}:
             return  # a late word: a broken upload, say, behind a whole answer or a client that has left
         now = self._clock()
-        answer = self._answer
+        answer = self.answer
         self._is_whole = failure is None
-        outcome, verdict = self._judge(failure, now)
+        outcome, verdict = judge(answer, failure, now)
         completed = outcome is Outcome.COMPLETED
         self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
         reaction = self.session.reaction
         if reaction is Reaction.TRY_NEXT:
             self.failure = verdict
-            self._answer = None
+            self.answer = None
             self._settle()
             return
         assert answer is not None  # noqa: S101 - something was sent
@@ -282,26 +290,12 @@ class Stream:
             last = b""
         self._finish_when_flushed(last)
 
-    def _judge(self, failure: Failure | None, now: float) -> tuple[Outcome, Failure | None]:
-        """The relay's verdict; whatever goes wrong in forming it, the stream still has its one ending."""
-        if self._answer is None:
-            failure = failure or Failure("upstream_truncated", "the upstream gave no answer")
-            return failure.outcome, failure
-        try:
-            return self._answer.relay.finish(failure, now)
-        except Failure as said:
-            return said.outcome, said
-        except Exception as error:  # noqa: BLE001 - a bug of ours ends this stream and no other
-            internal = Failure("internal", "the sidecar failed on this stream")
-            internal.__cause__ = error
-            return internal.outcome, internal
-
     def _finish_when_flushed(self, last: bytes = b"") -> None:
         """The ``last`` byte handed over is what makes an outcome; a client still behind keeps the stream alive."""
         if self._log.held:
             self.check_at = self._clock()
             return
-        assert self._verdict is not None and self._answer is not None  # noqa: S101, PT018 - only called then
+        assert self._verdict is not None and self.answer is not None  # noqa: S101, PT018 - only called then
         outcome, failure = self._verdict
         if self.format == "typed" or (outcome in _PASSED_ON_WHOLE and self._is_whole):
             self._client.finish(last)
@@ -419,12 +413,12 @@ class Stream:
                 self._evict(f"the client took nothing for {stall_timeout_s:g} s")
                 return NEVER
             return now + min(_STALL_LOOK_S, stall_timeout_s / 4)
-        if self._answer is None or not self._answer.heartbeat or self._verdict is not None or self._log.held:
+        if self.answer is None or not self.answer.heartbeat or self._verdict is not None or self._log.held:
             return NEVER
         due_at = self._watch.quiet_since(self._log.end, self._last_bytes_at) + self.route.heartbeat_s
         if now < due_at or not self._relay.is_between_frames:
             return max(due_at, now)
-        self._client.write(self._answer.heartbeat)
+        self._client.write(self.answer.heartbeat)
         self._watch.heartbeat_sent(now)
         return now + self.route.heartbeat_s
 
@@ -448,6 +442,8 @@ class Stream:
             self._stop_upstream()
             if self.session.has_sent:
                 self._client.abort()
+            else:
+                self.failure = failure  # the door answers it
             self._announce(failure.outcome, failure)
 
     def shut_down(self) -> None:
@@ -487,6 +483,8 @@ class Stream:
         """Account for the request, and let go of it as soon as an answer begins or the stream ends."""
         self._held = request
         self._streams.body_bytes += request.held_bytes
+        if self.session.content is not None:
+            self.session.content.keep_request(request.body or b"")
 
     def _let_go(self) -> None:
         if self._held is not None:

@@ -11,7 +11,10 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.accounting import Guarded
 from sidecar.errors import Outcome
+from sidecar.kept_content import KeptContent
+from sidecar.record import NOBODY
 from sidecar.session import Session
 from sidecar.stream import Stream
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from sidecar.answer import Asked
     from sidecar.ports import ClientSide
+    from sidecar.record import Observer
     from sidecar.settings import Route
 
 SWEEP_INTERVAL_S: Final = 0.25
@@ -39,10 +43,17 @@ WATCH_INTERVAL_S: Final = 0.005
 
 class Streams:
     """The registry of one process. ``clock`` gives seconds of a monotonic clock; over ``max_buffered_bytes`` the door
-    takes no more requests."""
+    takes no more requests. ``observer`` is told of every request; of what is said in it, ``content_bytes`` each way are
+    kept for it, by default nothing."""
 
     def __init__(
-        self, clock: Callable[[], float], loop: asyncio.AbstractEventLoop, max_buffered_bytes: int = 4 * CALM_BYTES
+        self,
+        clock: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+        max_buffered_bytes: int = 4 * CALM_BYTES,
+        *,
+        observer: Observer = NOBODY,
+        content_bytes: int = 0,
     ) -> None:
         self._clock = clock
         self._loop = loop
@@ -54,6 +65,9 @@ class Streams:
         self._sweeps: list[Callable[[float], None]] = []
         self.last_turn_at = clock()
         """When the loop last got round to a sweep; what liveness is judged by."""
+        self._sweep_due_at = self.last_turn_at
+        self.observer = Guarded(observer, self._observer_failed)
+        self._content_bytes = content_bytes
         self.outcomes: Counter[Outcome] = Counter()
         self._stream_bytes = 0
         self._count_at = self._sweep_idle_at = 0.0
@@ -80,7 +94,10 @@ class Streams:
 
     def open(self, asked: Asked, route: Route, client: ClientSide, received_at: float) -> Stream:
         """Register a new stream; it leaves the registry by itself when its outcome is announced."""
-        stream = Stream(asked, route, client, Session(received_at), self, self._clock)
+        session = Session(received_at)
+        if self._content_bytes:
+            session.content = KeptContent(self._content_bytes)
+        stream = Stream(asked, route, client, session, self, self._clock)
         self._streams[asked.stream_id] = stream
         return stream
 
@@ -89,6 +106,7 @@ class Streams:
         del self._streams[stream.asked.stream_id]
         self._watched.discard(stream)
         self.outcomes[stream.session.outcome or Outcome.INTERNAL] += 1
+        self.observer.stream_ended(stream)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run ``work`` as a task this registry owns: it is cancelled and awaited at shutdown."""
@@ -119,11 +137,16 @@ class Streams:
     def start(self, *sweeps: Callable[[float], None]) -> None:
         """Begin sweeping; ``sweeps`` are called with the time along with the streams' own deadlines."""
         self._sweeps.extend(sweeps)
+        self._sweep_at(self._clock() + SWEEP_INTERVAL_S)
+
+    def _sweep_at(self, due_at: float) -> None:
+        self._sweep_due_at = due_at
         self._sweep_timer = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     def _sweep(self) -> None:
-        self._sweep_timer = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         now = self.last_turn_at = self._clock()
+        self.observer.turned(max(0.0, now - self._sweep_due_at))
+        self._sweep_at(now + SWEEP_INTERVAL_S)
         due = [stream for stream in self._streams.values() if stream.check_at <= now]
         for stream in due:
             self._guarded(stream, partial(stream.check, now))
@@ -143,6 +166,9 @@ class Streams:
         except Exception as error:  # noqa: BLE001 - reported to the loop's handler, as for any callback
             stream.crash()
             self._loop.call_exception_handler({"message": "a stream's deadline check failed", "exception": error})
+
+    def _observer_failed(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "whoever observes this process failed", "exception": error})
 
     def end_all(self) -> None:
         """End every stream as ``shutting_down``, telling its client where that can still be told."""

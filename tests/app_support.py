@@ -15,6 +15,7 @@ from typing import Any
 
 from sidecar.app import App
 from sidecar.settings import Address, Route, Settings, Upstream
+from tests.observing import Counting
 from tests.upstream_support import run_on, turns
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -56,9 +57,16 @@ def settings_for(
 
 
 @asynccontextmanager
-async def running(settings: Settings, environ: Mapping[str, str] | None = None) -> AsyncIterator[App]:
-    """A started `App`, which must have let go of every stream, connection and byte when it is closed."""
-    app = App(settings, environ or {})
+async def running(
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    observer: Counting | None = None,
+    content_bytes: int = 0,
+) -> AsyncIterator[App]:
+    """A started `App`, which must have let go of every stream, connection and byte when it is closed, and have told of
+    every request once."""
+    observer = observer or Counting()
+    app = App(settings, environ or {}, observer, content_bytes)
     await app.start()
     try:
         yield app
@@ -67,15 +75,17 @@ async def running(settings: Settings, environ: Mapping[str, str] | None = None) 
         await turns(3)
     assert (len(app.streams), app.streams.body_bytes, app.streams.tasks) == (0, 0, 0)
     assert [app.pool(name).active for name in settings.upstreams] == [0] * len(settings.upstreams)
+    assert observer.ended_count == observer.started_count
 
 
 @asynccontextmanager
 async def before(*addresses: Address, environ: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[App]:
     """`running` with one route to upstreams at ``addresses``; ``upstream`` and ``route`` change their settings."""
+    observer, content_bytes = options.pop("observer", None), options.pop("content_bytes", 0)
     changed: Mapping[str, Any] = options.pop("upstream", {})
     names = ["llm", "second", "third"]
     upstreams = [upstream_at(address, name, **changed) for address, name in zip(addresses, names, strict=False)]
-    async with running(settings_for(*upstreams, **options), environ) as app:
+    async with running(settings_for(*upstreams, **options), environ, observer, content_bytes) as app:
         yield app
 
 

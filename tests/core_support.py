@@ -10,8 +10,10 @@ from sidecar.answer import Asked
 from sidecar.errors import Failure, Outcome
 from sidecar.held_request import HeldRequest
 from sidecar.ports import ResponseHead
+from sidecar.record import Record
 from sidecar.settings import Address, EofRule, Limits, Route, Timeouts, Upstream
 from sidecar.streams import Streams
+from tests.observing import Observing
 
 CONTENT_TYPES = {
     "openai-chat": "text/event-stream",
@@ -189,11 +191,13 @@ class Rig:
         body: bytes = b"{}",
         wants_stream: bool = True,
         heartbeat_s: float = 15.0,
+        content_bytes: int = 0,
     ) -> None:
         self.dialect = dialect
         self.clock = Clock()
         self.loop = Loop(self.clock)
-        self.streams = Streams(self.clock, cast("Any", self.loop))
+        self.observer = Observing()
+        self.streams = Streams(self.clock, cast("Any", self.loop), observer=self.observer, content_bytes=content_bytes)
         self.client = Client(capacity)
         self.exchange = Exchange()
         self.upstream = Upstream(
@@ -249,6 +253,12 @@ class Rig:
         return self
 
     @property
+    def record(self) -> Record:
+        """The one record of the stream."""
+        (record,) = self.observer.records
+        return record
+
+    @property
     def outcome(self) -> Outcome | None:
         return self.stream.session.outcome
 
@@ -262,9 +272,10 @@ class Rig:
         return typed_events(self.client.body)
 
     def assert_settled(self) -> None:
-        """One outcome, both sides let go of, nothing held, nobody waiting."""
+        """One outcome, told once; both sides let go of, nothing held, nobody waiting."""
         assert self.outcome is not None
         assert sum(self.streams.outcomes.values()) == 1
+        assert self.record.outcome is self.outcome
         assert cast("Promise", self.stream.settled).resolved == 1
         assert (len(self.streams), self.streams.body_bytes, self.stream.lag_bytes - self.client.unsent) == (0, 0, 0)
         assert len(self.client.ends) <= 1

@@ -102,6 +102,12 @@ def test_values_that_differ_from_the_defaults_are_read() -> None:
     assert upstream.eof == "complete"
 
 
+def test_what_is_passed_on_of_a_trace() -> None:
+    assert read(with_upstream("forwarded: false")).upstreams["up"].propagate == "trace"
+    for value in ("trace", "trace_and_baggage", "none"):
+        assert read(with_upstream(f"propagate: {value}")).upstreams["up"].propagate == value
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_loads_and_is_described(path: Path) -> None:
     loaded = load_file(str(path), environ={})
@@ -198,6 +204,8 @@ def test_what_is_no_configuration_is_explained(text: str | bytes, path: str, mes
         ("dialect: openai", "upstreams.up.dialect", "one of auto, openai-chat"),
         ("forwarded: 1", "upstreams.up.forwarded", "true or false"),
         ("eof: maybe", "upstreams.up.eof", "truncated, complete"),
+        ("propagate: baggage", "upstreams.up.propagate", "trace, trace_and_baggage, none"),
+        ("propagate: true", "upstreams.up.propagate", "trace, trace_and_baggage, none"),
         ("proxy: socks5://127.0.0.1:1", "upstreams.up.proxy", "http://HOST:PORT"),
         ("tls: {verify: false}", "upstreams.up.tls", "not https"),
         ("model_map: [a]", "upstreams.up.model_map", "keys and values"),

@@ -131,7 +131,7 @@ def test_a_bug_ends_this_stream_and_is_not_hidden(monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(type(rig.stream._answer.relay), "feed", broken)  # type: ignore[union-attr]  # opened above
+    monkeypatch.setattr(type(rig.stream.answer.relay), "feed", broken)  # type: ignore[union-attr]  # opened above
     with pytest.raises(ZeroDivisionError):
         rig.feed(chunk())
     assert (rig.code, rig.events()[-1][1]["status"]) == ("internal", "failed")

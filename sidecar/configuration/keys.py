@@ -32,6 +32,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "proxy",
         "forwarded",
         "eof",
+        "propagate",
     ),
     "upstreams.*.credentials": ("header", "prefix", "file", "env", "when", "aws"),
     "upstreams.*.credentials.aws": ("file", "profile", "env", "region", "service"),

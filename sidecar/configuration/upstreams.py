@@ -63,6 +63,7 @@ def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> Up
         proxy=section.checked("proxy", parse_proxy, None),
         forwarded=section.boolean("forwarded", default=False),
         eof=section.choice("eof", ("truncated", "complete"), "truncated"),
+        propagate=section.choice("propagate", ("trace", "trace_and_baggage", "none"), "trace"),
     )
     return UpstreamDraft(upstream, credentials is not None, section.line)
 

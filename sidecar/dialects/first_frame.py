@@ -38,6 +38,11 @@ class Undecided:
         """The fallback has given `Start`, and whoever was chosen has yet to give it again."""
 
     @property
+    def name(self) -> str:
+        """As the dialect it is taken for."""
+        return self._actual.name
+
+    @property
     def has_terminator(self) -> bool:
         """As the dialect it is taken for."""
         return self._actual.has_terminator

@@ -16,6 +16,7 @@ from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem, problem_headers
 from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
+from sidecar.gateway.ending import tell_broken_off, tell_ended
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
@@ -74,6 +75,7 @@ class Gateway:
         self._settings = settings
         self._targets = targets
         self._streams = streams
+        self._observer = streams.observer
         self._auth = auth
         self._clock = clock
         self._wall_clock = wall_clock
@@ -96,14 +98,19 @@ class Gateway:
             family_of(split_target(target)[0]),
             bears_own_token=self._auth is not None,
             extra_headers=cors_headers(cors, request.headers.get("Origin")) if cors.origins else [],
+            trace=self._observer.started(request.headers),
         )
         del request  # a frame that waits as long as a stream lasts must not keep what the stream has let go
         try:
             return await self._answer(inquiry)
         except Failure as failure:
             return self._refuse(inquiry, failure)
-        except ConnectionError:
+        except ConnectionError as error:
+            tell_broken_off(self._observer, inquiry, self._clock(), error)
             return False  # the client left in the middle of its body: there is nobody to answer
+        except BaseException as error:
+            tell_broken_off(self._observer, inquiry, self._clock(), error)
+            raise
 
     async def _answer(self, inquiry: Inquiry) -> bool:
         request = inquiry.request
@@ -114,7 +121,7 @@ class Gateway:
         host = request.headers.get("Host", "")
         needs_model = self._router.needs_model(path, host, request.headers)
         await self._read(inquiry, needs_model=needs_model)
-        route = self._router.match(path, host, request.headers, inquiry.model)
+        route = inquiry.route = self._router.match(path, host, request.headers, inquiry.model)
         if inquiry.is_streamed and any(self._targets[name].signer is not None for name in route.upstreams):
             await self._read_whole(inquiry)  # a signature covers every byte
         limit = route.limits.max_body_bytes
@@ -206,12 +213,16 @@ class Gateway:
             int(self._wall_clock()),
             tuple(inquiry.extra_headers),
             adds_usage=route.usage == "request" and bool(inquiry.peek.stream) and not inquiry.peek.includes_usage,
+            scheme=inquiry.scheme,
+            trace=inquiry.trace,
         )
         if connection.transport is None:
             raise ConnectionResetError
         subscriber = HttpSubscriber(connection.transport, self._loop.call_soon, is_ready=not connection.writing_paused)
         stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
-        stream.session.body_read_at = self._clock()
+        inquiry.has_stream = True
+        if not inquiry.is_streamed:
+            stream.session.body_read_at = self._clock()
         stream.hold(inquiry.held)
         connection.listen(stream, subscriber)
         return stream
@@ -243,12 +254,15 @@ class Gateway:
             headers.append((b"Retry-After", b"%d" % _RETRY_AFTER_S))
         elif status == 401 and failure.code == "unauthorized":
             headers.append((b"WWW-Authenticate", b"Bearer"))
-        return self._send(inquiry, status, headers, body)
+        return self._send(inquiry, status, headers, body, failure)
 
-    def _send(self, inquiry: Inquiry, status: int, headers: Headers, body: bytes) -> bool:
+    def _send(
+        self, inquiry: Inquiry, status: int, headers: Headers, body: bytes, failure: Failure | None = None
+    ) -> bool:
         """One whole answer of our own; the connection is kept only where nothing of the request is left unread."""
         request, transport = inquiry.request, inquiry.connection.transport
         if transport is None or transport.is_closing():
+            tell_ended(self._observer, inquiry, self._clock(), status=None)
             return False
         content = request.content
         is_read = content.is_eof() and content.exception() is None
@@ -258,4 +272,5 @@ class Gateway:
                 headers = [*headers, (b"Content-Length", b"%d" % len(body))]
             body = b""
         transport.write(own_answer(request.version, status, headers, body, keep_alive=keep_alive))
+        tell_ended(self._observer, inquiry, self._clock(), failure, status=status)
         return keep_alive

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from sidecar.gateway.connection import ClientConnection
     from sidecar.gateway.request import ClientRequest
     from sidecar.headers import HeaderPolicy, Headers
+    from sidecar.record import Trace
     from sidecar.secrets import Secret
-    from sidecar.settings import Upstream
+    from sidecar.settings import Route, Upstream
     from sidecar.signing import Signer
     from sidecar.upstream import UpstreamPool
 
@@ -74,6 +75,15 @@ class Inquiry:
     extra_headers: Headers = field(default_factory=list)
     peek: BodyPeek = BodyPeek()  # noqa: RUF009 - frozen
     model: str | None = None
+    route: Route | None = None
+    trace: Trace | None = None
+    has_stream: bool = False
+    """A stream was made of it."""
+
+    @property
+    def scheme(self) -> str:
+        """How its client reached us."""
+        return "https" if self.connection.ssl_context is not None else "http"
 
     @property
     def request(self) -> ClientRequest:

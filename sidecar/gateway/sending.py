@@ -127,10 +127,9 @@ async def _dial(stream: Stream, target: Target, task: asyncio.Task[None]) -> Con
 
 async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: Target, streams: Streams) -> None:
     """Pass the body on beside the answer; returns when it is through or no longer matters."""
-    limit = stream.route.limits.max_body_bytes
     if inquiry.request.headers.get("Expect", "").lower() == "100-continue":
         inquiry.connection.say_continue()
-    task = streams.spawn(stream_body(inquiry.request, exchange, limit, target.upstream.timeouts.idle_s), "upload")
+    task = streams.spawn(_send_body(stream, inquiry, exchange, target), "upload")
     settled = cast("asyncio.Future[None]", stream.settled)
     await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
@@ -138,13 +137,17 @@ async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: 
         await asyncio.wait({task})  # it reads the body, and nobody else may until it has stopped
         return
     error = task.exception() if not task.cancelled() else None
-    if error is None:
-        stream.body_sent()
-    elif isinstance(error, Failure):
+    if isinstance(error, Failure):
         stream.fail(error)
-    elif not isinstance(error, OSError):
+    elif error is not None and not isinstance(error, OSError):
         stream.fail(Failure("internal", "the sidecar failed on this request's body"))
         raise error
+
+
+async def _send_body(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: Target) -> None:
+    limit = stream.route.limits.max_body_bytes
+    await stream_body(inquiry.request, exchange, limit, target.upstream.timeouts.idle_s)
+    stream.body_sent()  # in the turn of its last byte: the answer may come in the next
 
 
 def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, bytes | None, bool]:
@@ -165,7 +168,8 @@ def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, b
         credential=target.credential(),
         own_bearer_consumed=inquiry.bears_own_token,
         client_host=str(peer[0]) if isinstance(peer, tuple) else "",
-        scheme="https" if inquiry.connection.ssl_context is not None else "http",
+        scheme=inquiry.scheme,
+        trace=inquiry.trace,
     )
     chunked = False
     if body is None:
