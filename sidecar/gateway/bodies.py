@@ -15,6 +15,9 @@ from aiohttp.web_protocol import RequestPayloadError
 from sidecar.errors import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from weakref import WeakMethod
+
     from sidecar.gateway.request import ClientRequest
     from sidecar.ports import Exchange
     from sidecar.streams import Streams
@@ -69,8 +72,17 @@ async def read_whole(request: ClientRequest, max_body_bytes: int, streams: Strea
     return b"".join(parts)
 
 
-async def stream_body(request: ClientRequest, exchange: Exchange, max_body_bytes: int, idle_timeout_s: float) -> None:
+async def stream_body(
+    request: ClientRequest,
+    exchange: Exchange,
+    max_body_bytes: int,
+    idle_timeout_s: float,
+    is_through: WeakMethod[Callable[[], None]],
+) -> None:
     """Pass the body on piece by piece, no faster than the upstream takes it.
+
+    Calls ``is_through`` in the turn of the last byte, since the answer may come in the next: weakly, or a failure of
+    the upload would hold the stream that it ends.
 
     Raises as `read_whole` does, and idle_timeout for an upstream that takes nothing for ``idle_timeout_s``.
     """
@@ -83,6 +95,8 @@ async def stream_body(request: ClientRequest, exchange: Exchange, max_body_bytes
         if not exchange.is_writable:
             await _wait_writable(exchange, idle_timeout_s)
     exchange.end_body()
+    if (tell := is_through()) is not None:
+        tell()
 
 
 async def _wait_writable(exchange: Exchange, idle_timeout_s: float) -> None:

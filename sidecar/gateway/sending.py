@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
+from weakref import WeakMethod
 
 from sidecar.dialects.recognition import dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, asking_for_usage
@@ -129,7 +130,9 @@ async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: 
     """Pass the body on beside the answer; returns when it is through or no longer matters."""
     if inquiry.request.headers.get("Expect", "").lower() == "100-continue":
         inquiry.connection.say_continue()
-    task = streams.spawn(_send_body(stream, inquiry, exchange, target), "upload")
+    limit, idle_s = stream.route.limits.max_body_bytes, target.upstream.timeouts.idle_s
+    body = stream_body(inquiry.request, exchange, limit, idle_s, WeakMethod(stream.body_sent))
+    task = streams.spawn(body, "upload")
     settled = cast("asyncio.Future[None]", stream.settled)
     await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
@@ -142,12 +145,6 @@ async def _upload(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: 
     elif error is not None and not isinstance(error, OSError):
         stream.fail(Failure("internal", "the sidecar failed on this request's body"))
         raise error
-
-
-async def _send_body(stream: Stream, inquiry: Inquiry, exchange: Exchange, target: Target) -> None:
-    limit = stream.route.limits.max_body_bytes
-    await stream_body(inquiry.request, exchange, limit, target.upstream.timeouts.idle_s)
-    stream.body_sent()  # in the turn of its last byte: the answer may come in the next
 
 
 def _compose(stream: Stream, inquiry: Inquiry, target: Target) -> tuple[bytes, bytes | None, bool]:
