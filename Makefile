@@ -5,14 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES := sidecar tests $(wildcard benchmarks)
+SOURCES := sidecar tests k8s $(wildcard benchmarks)
 ARGS ?=
+
+# Arize Phoenix, which the tests send traces to: 150 packages and 850 MB, so it gets an environment of its own.
+PHOENIX := .venv-phoenix
+PHOENIX_STAMP := $(if $(filter Linux,$(shell uname -s)),$(PHOENIX)/phoenix.stamp)
 
 # An optimised build, as the image has: distributions' are, pyenv's are not unless told to.
 BENCH_PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 $(PYTHON),$(shell $(python) -c \
 	'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) $(PYTHON))
 
-.PHONY: help demo test fuzz lint bench run-bench lock clean
+.PHONY: help demo test fuzz lint bench run-bench pack lock clean
 
 help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
@@ -20,13 +24,14 @@ help:
 	@echo "make fuzz          broken and hostile bodies through every framing and dialect, for FUZZ_SECONDS (default 300)"
 	@echo "make lint          ruff and mypy alone"
 	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md (ROUNDS=n; QUICK=1: does it work?)"
+	@echo "make pack          generate rules, alerts and dashboard under k8s/ again"
 	@echo "make lock          resolve the pinned requirements again (needs uv)"
 	@echo "make clean         remove .venv and everything generated"
 
 demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m sidecar.demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
 
-test: lint
+test: lint $(PHOENIX_STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 fuzz: $(VENV)/dev.stamp
@@ -63,6 +68,14 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp requirements/dev.txt
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
+$(PHOENIX)/phoenix.stamp: requirements/phoenix.txt
+	@$(PYTHON) -m venv --clear $(PHOENIX) \
+		&& $(PHOENIX)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/phoenix.txt \
+		&& touch $@ || echo "Phoenix cannot be installed here: the tests that need it will say so." >&2
+
+pack: $(VENV)/dev.stamp
+	$(BIN)/python -m k8s.pack
+
 lock:
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
 		requirements/build.in -o requirements/build.txt
@@ -72,7 +85,9 @@ lock:
 		pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
 		requirements/bench.in -o requirements/bench.txt
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		requirements/phoenix.in -o requirements/phoenix.txt
 
 clean:
-	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench $(PHOENIX) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,16 +1,20 @@
 """What every test may ask for, and the rule that CI skips nothing.
 
-Owns the way to the recorded streams and the skip rule. Must not know any part of the sidecar: fixtures that need one
-live beside the tests that use it.
+Owns the way to the recorded streams and to the servers of other projects, and the skip rule. Must not know any part of
+the sidecar: fixtures that need one live beside the tests that use it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+from tests.phoenix_server import Phoenix, is_installed, running_phoenix
 
 STREAMS_VARIABLE = "SIDECAR_STREAMS"
 OPTIONAL_PLATFORM = "optional_platform"
@@ -25,9 +29,37 @@ def in_ci() -> bool:
 def streams_dir() -> Path:
     """The folder of recorded streams named by SIDECAR_STREAMS; skips where it is unset (fails with CI=true)."""
     named = os.environ.get(STREAMS_VARIABLE, "")
-    if named and Path(named).is_dir():
-        return Path(named)
-    reason = f"{STREAMS_VARIABLE} names no folder of recorded streams: {named!r}"
+    if not named or not Path(named).is_dir():
+        _lacking(f"{STREAMS_VARIABLE} names no folder of recorded streams: {named!r}")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
+    """A running Arize Phoenix, whose start takes about ten seconds; skips where it is not installed."""
+    if not is_installed():
+        _lacking("Arize Phoenix is not installed: `make test` does that, on Linux and with a package index in reach")
+    with running_phoenix(tmp_path_factory.mktemp("phoenix")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of Prometheus' promtool; skips where it is missing."""
+    return _program("promtool")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> str:
+    """The path of the Prometheus server; skips where it is missing."""
+    return _program("prometheus")
+
+
+def _program(name: str) -> str:
+    return shutil.which(name) or _lacking(f"{name} is not installed (Debian and Ubuntu: the package prometheus)")
+
+
+def _lacking(reason: str) -> NoReturn:
     if in_ci():
         pytest.fail(reason)
     pytest.skip(reason)
