@@ -25,6 +25,7 @@ from sidecar.settings import Limits
 from sidecar.signing import Signer
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
+from sidecar.telemetry.assembly import assemble
 from sidecar.upstream import UpstreamPool
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from sidecar.settings import Address, AwsSigning, SecretSource, Settings
     from sidecar.stream import Stream
+    from sidecar.telemetry.line_output import LineOutput
 
 logger = logging.getLogger("sidecar.app")
 
@@ -44,14 +46,16 @@ _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
 class App:
     """One process's data plane and its admin port.
 
-    ``environ`` is where secrets and proxies are looked up. Raises SecretUnreadableError or ValueError at construction
-    for what can never work (an unset variable, a CA file that is none, an extra that is not installed).
+    ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
+    Raises SecretUnreadableError or ValueError at construction for what can never work (an unset variable, a CA file
+    that is none, an extra that is not installed).
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], lines: LineOutput | None = None) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
+        self.telemetry = assemble(settings.telemetry, environ, self._clock, time.time_ns, lines)
         self.streams = Streams(self._clock, self._loop, settings.max_buffered_bytes)
         names = credential_headers(settings)
         self._targets = {
@@ -72,7 +76,8 @@ class App:
         self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
-        self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ))
+        page = self.telemetry.prometheus if self.telemetry.has_metrics else None
+        self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ), page)
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
@@ -136,6 +141,7 @@ class App:
             raise
         self.address = _bound_address(listener, self._settings.listen)
         self._server = server
+        self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
         # full collection over thousands of live streams is a pause that every one of them feels.
@@ -161,6 +167,7 @@ class App:
         await asyncio.sleep(0)  # the doors' waiters run now, so their answers are out before connections close
         self._protocols.pre_shutdown()
         await self._protocols.shutdown(CLOSE_TIMEOUT_S)
+        await asyncio.to_thread(self.telemetry.close)  # every request has been told of by now
         await asyncio.to_thread(self._admin.stop)
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):
