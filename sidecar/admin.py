@@ -1,4 +1,4 @@
-"""The admin door: liveness, readiness and what is streaming right now.
+"""The admin door: liveness, readiness, metrics and what is streaming right now.
 
 Owns its own thread and loop, so that it answers while the data loop is busy, and says so when that loop is stuck.
 Must not know the traffic door; it sees the data plane through one `DataPlane`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import web
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Address
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    MetricsPage = Callable[[str], tuple[bytes, str]]
+    """Takes what the scraper accepts and gives the page and its content type; not in a loop."""
 
 logger = logging.getLogger("sidecar.admin")
 
@@ -50,10 +53,13 @@ class DataPlane(Protocol):
 class Admin:
     """The admin port. `start` returns when it listens; `stop` when its thread has ended."""
 
-    def __init__(self, address: Address, plane: DataPlane, auth: Secret | None) -> None:
+    def __init__(
+        self, address: Address, plane: DataPlane, auth: Secret | None, page: MetricsPage | None = None
+    ) -> None:
         self._address = address
         self._plane = plane
         self._auth = auth
+        self._page = page
         self._thread = threading.Thread(target=self._run, name="sidecar-admin", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -91,6 +97,8 @@ class Admin:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/streams", self._streams)
+        if self._page is not None:
+            app.router.add_get("/metrics", partial(self._metrics, self._page))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -142,3 +150,7 @@ class Admin:
         except TimeoutError:
             return web.json_response({"error": "the data loop did not answer"}, status=503)
         return web.json_response({"active": len(streams), "streams": streams})
+
+    async def _metrics(self, page: MetricsPage, request: web.Request) -> web.StreamResponse:
+        body, content_type = await asyncio.to_thread(page, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})

@@ -20,20 +20,22 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.gateway import ClientServer, Gateway, Target
 from sidecar.headers import HeaderPolicy, credential_headers
-from sidecar.record import NOBODY
 from sidecar.secrets import AwsKeys, Secret
 from sidecar.settings import Limits
 from sidecar.signing import Signer
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
+from sidecar.telemetry import names
+from sidecar.telemetry.assembly import assemble
 from sidecar.upstream import UpstreamPool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.record import Observer
     from sidecar.settings import Address, AwsSigning, SecretSource, Settings
     from sidecar.stream import Stream
+    from sidecar.telemetry.line_output import LineOutput
 
 logger = logging.getLogger("sidecar.app")
 
@@ -46,30 +48,37 @@ _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
 class App:
     """One process's data plane and its admin port.
 
-    ``environ`` is where secrets and proxies are looked up. ``observer`` is told of every request, with up to
-    ``content_bytes`` of what either side said in it. Raises SecretUnreadableError or ValueError at construction
-    for what can never work (an unset variable, a CA file that is none, an extra that is not installed).
+    ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
+    ``observer`` is told of every request in place of the telemetry that is configured. Raises SecretUnreadableError or
+    ValueError at construction for what can never work (an unset variable, a CA file that is none, an extra that is not
+    installed).
     """
 
     def __init__(
         self,
         settings: Settings,
         environ: Mapping[str, str],
-        observer: Observer = NOBODY,
-        content_bytes: int = 0,
+        lines: LineOutput | None = None,
+        observer: Observer | None = None,
+        content_bytes: int | None = None,
     ) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
+        self.telemetry = assemble(settings.telemetry, environ, self._clock, time.time_ns, self._gauges(), lines)
         self.streams = Streams(
-            self._clock, self._loop, settings.max_buffered_bytes, observer=observer, content_bytes=content_bytes
+            self._clock,
+            self._loop,
+            settings.max_buffered_bytes,
+            observer=self.telemetry if observer is None else observer,
+            content_bytes=self.telemetry.content_bytes if content_bytes is None else content_bytes,
         )
-        names = credential_headers(settings)
+        credential_names = credential_headers(settings)
         self._targets = {
             name: Target(
                 upstream,
                 UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
-                HeaderPolicy(upstream, names),
+                HeaderPolicy(upstream, credential_names),
                 _secret(upstream.credentials.secret, environ),
                 _signer(upstream.credentials.aws, environ),
             )
@@ -83,9 +92,18 @@ class App:
         self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
-        self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ))
+        page = self.telemetry.prometheus if self.telemetry.has_metrics else None
+        self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ), page)
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
+
+    def _gauges(self) -> dict[str, Callable[[], float]]:
+        """What the process holds, read whenever somebody asks, in the asker's thread."""
+        return {
+            names.STREAMS_ACTIVE: lambda: len(self.streams),
+            names.BUFFERED: lambda: self.streams.buffered_bytes,
+            names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
+        }
 
     # What the admin door may ask.
 
@@ -147,6 +165,7 @@ class App:
             raise
         self.address = _bound_address(listener, self._settings.listen)
         self._server = server
+        self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
         # full collection over thousands of live streams is a pause that every one of them feels.
@@ -172,6 +191,7 @@ class App:
         await asyncio.sleep(0)  # the doors' waiters run now, so their answers are out before connections close
         self._protocols.pre_shutdown()
         await self._protocols.shutdown(CLOSE_TIMEOUT_S)
+        await asyncio.to_thread(self.telemetry.close)  # every request has been told of by now
         await asyncio.to_thread(self._admin.stop)
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):

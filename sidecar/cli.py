@@ -20,6 +20,7 @@ from sidecar import __version__, simulator
 from sidecar.app import App
 from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
 from sidecar.secrets import SecretUnreadableError
+from sidecar.telemetry.line_output import LineOutput, redirect_logging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,24 +86,31 @@ def _run(args: argparse.Namespace) -> int:
     if loaded.settings is None:
         sys.stderr.write(loaded.render_problems() + "\n")
         return EXIT_BAD_CONFIGURATION
-    for warning in loaded.settings.warnings:
-        logging.getLogger("sidecar").warning(warning)
+    logs = loaded.settings.logs
+    lines = LineOutput(logs)
+    redirect_logging(lines, logs.level)
+    lines.start()
     try:
+        for warning in loaded.settings.warnings:
+            logging.getLogger("sidecar").warning(warning)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.settings))
+            runner.run(_serve(loaded.settings, lines))
     except (OSError, SecretUnreadableError, ValueError) as error:
+        lines.close()  # before the last word, which then is the last
         sys.stderr.write(f"sidecar: {error}\n")
         return EXIT_CANNOT_START
+    finally:
+        lines.close()
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, lines: LineOutput) -> None:
     """Run until SIGINT or SIGTERM."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, stop.set)
-    app = App(settings, os.environ)
+    app = App(settings, os.environ, lines)
     await app.start()
     logger = logging.getLogger("sidecar")
     admin = settings.admin if settings.admin.path else replace(settings.admin, port=app.admin_port)

@@ -17,6 +17,10 @@ UsagePolicy = Literal["as_asked", "request"]
 CredentialsPolicy = Literal["replace", "if_missing", "client", "none"]
 Propagation = Literal["trace", "trace_and_baggage", "none"]
 EofRule = Literal["truncated", "complete"]
+OtlpProtocol = Literal["http/protobuf", "grpc"]
+Reader = Literal["langfuse", "legacy", "openinference", "openlit"]
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,38 @@ class ServerTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What is told of requests, and to whom. None and "" leave a question to the ``OTEL_*`` variables of the
+    environment, and where those are silent too, to OpenTelemetry's defaults.
+
+    ``otlp``: the collector's base URL. ``sample``: the share of traces begun here that is kept. ``models``: the only
+    names that metrics show; () for any, until there are ``model_limit`` of them. ``slo_ttft_s``: objectives, each an
+    edge of the TTFT buckets; spans that miss the strictest are marked. ``compat``: readers whose own names are added.
+    """
+
+    otlp: str = ""
+    protocol: OtlpProtocol | None = None
+    traces: bool | None = None
+    metrics: bool | None = None
+    sample: float | None = None
+    service_name: str = ""
+    models: tuple[str, ...] = ()
+    model_limit: int = 100
+    slo_ttft_s: tuple[float, ...] = (0.3, 0.7, 1.0)
+    compat: tuple[Reader, ...] = ()
+    capture_content: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Lines on standard error; ``streams`` adds one for every request that is over."""
+
+    format: LogFormat = "console"
+    level: LogLevel = "info"
+    streams: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration."""
 
@@ -222,4 +258,6 @@ class Settings:
     tls: ServerTls = ServerTls()
     max_buffered_bytes: int = 256 * MIB
     max_header_bytes: int = 64 * KIB
+    telemetry: Telemetry = Telemetry()
+    logs: Logs = Logs()
     warnings: tuple[str, ...] = field(default=())

@@ -15,6 +15,7 @@ from typing import Any
 
 from sidecar.app import App
 from sidecar.settings import Address, Route, Settings, Upstream
+from sidecar.telemetry.line_output import LineOutput
 from tests.observing import Counting
 from tests.upstream_support import run_on, turns
 
@@ -61,12 +62,15 @@ async def running(
     settings: Settings,
     environ: Mapping[str, str] | None = None,
     observer: Counting | None = None,
-    content_bytes: int = 0,
+    content_bytes: int | None = None,
+    *,
+    tells_itself: bool = False,
+    lines: LineOutput | None = None,
 ) -> AsyncIterator[App]:
     """A started `App`, which must have let go of every stream, connection and byte when it is closed, and have told of
-    every request once."""
+    every request once: ``observer``, or its own telemetry where it ``tells_itself``."""
     observer = observer or Counting()
-    app = App(settings, environ or {}, observer, content_bytes)
+    app = App(settings, environ or {}, lines, None if tells_itself else observer, content_bytes)
     await app.start()
     try:
         yield app
@@ -81,11 +85,13 @@ async def running(
 @asynccontextmanager
 async def before(*addresses: Address, environ: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[App]:
     """`running` with one route to upstreams at ``addresses``; ``upstream`` and ``route`` change their settings."""
-    observer, content_bytes = options.pop("observer", None), options.pop("content_bytes", 0)
+    told = {
+        name: options.pop(name) for name in ("observer", "content_bytes", "tells_itself", "lines") if name in options
+    }
     changed: Mapping[str, Any] = options.pop("upstream", {})
     names = ["llm", "second", "third"]
     upstreams = [upstream_at(address, name, **changed) for address, name in zip(addresses, names, strict=False)]
-    async with running(settings_for(*upstreams, **options), environ, observer, content_bytes) as app:
+    async with running(settings_for(*upstreams, **options), environ, **told) as app:
         yield app
 
 

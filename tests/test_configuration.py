@@ -20,11 +20,13 @@ from sidecar.settings import (
     Cors,
     Credentials,
     Limits,
+    Logs,
     Match,
     Route,
     SecretSource,
     ServerTls,
     Settings,
+    Telemetry,
     Timeouts,
     Upstream,
     UpstreamTls,
@@ -87,6 +89,18 @@ def test_the_reference_file_gives_every_setting() -> None:
     match = Match("/v1/chat/completions", "gpt-*", "*.internal.example.com", headers)
     assert chat == Route("chat", ("vllm", "openai"), match)
     assert (local.strip_prefix, legacy.rewrite) == ("/local", "/v1/chat/completions")
+    assert settings.telemetry == Telemetry(
+        "http://127.0.0.1:4318",
+        "http/protobuf",
+        traces=True,
+        metrics=True,
+        sample=1.0,
+        service_name="llm-sidecar",
+        models=("gpt-4o", "qwen3-32b"),
+        compat=("langfuse", "openlit", "openinference", "legacy"),
+        capture_content=False,
+    )
+    assert settings.logs == Logs()
 
 
 def test_values_that_differ_from_the_defaults_are_read() -> None:

@@ -49,7 +49,7 @@ def judged(prometheus: Prometheus) -> dict[str, Any]:
 
 @on_uvloop
 async def test_what_streams_took_is_what_prometheus_says(prometheus: str, tmp_path: Path) -> None:
-    async with answering(answer) as upstream, before(upstream.address) as app:
+    async with answering(answer) as upstream, before(upstream.address, tells_itself=True) as app:
         # Some before the first scrape, which sees them as they are, and as many after it, which it sees added.
         await some_streams(app)
         with running_prometheus(prometheus, tmp_path, [f"127.0.0.1:{app.admin_port}"], RULES) as watching:

@@ -460,7 +460,7 @@ async def test_the_time_to_first_token_is_that_of_the_content(
     """What comes at once is role-only, pings, empty and comment frames; reasoning comes 200 ms later, on a clock that
     only the test moves."""
     clock = Clock()
-    monkeypatch.setattr("sidecar.app.time", SimpleNamespace(monotonic=clock, time=time.time))
+    monkeypatch.setattr("sidecar.app.time", SimpleNamespace(monotonic=clock, time=time.time, time_ns=time.time_ns))
     observer = Observing()
     async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
         await client.send(ask(CHAT, [("X-Stream-Format", format_name)]))

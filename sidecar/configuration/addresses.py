@@ -74,6 +74,17 @@ def parse_proxy(text: str) -> str:
     return f"http://{_authority(_address(parts, 80), 80)}"
 
 
+def parse_collector(text: str) -> str:
+    """A telemetry collector's base URL, to which OTLP over HTTP appends a path for each signal."""
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or parts.query:
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT, maybe with a path, without a query")
+    if parts.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+        raise ValueError("must be the base URL: /v1/traces and /v1/metrics are appended to it")
+    address = _address(parts, _DEFAULT_PORTS[parts.scheme])
+    return f"{parts.scheme}://{_authority(address, _DEFAULT_PORTS[parts.scheme])}{_base_path(parts.path)}"
+
+
 def parse_origin(text: str) -> str:
     """A browser origin: "*", or a scheme and host as browsers send them."""
     if text == "*":

@@ -6,17 +6,24 @@ Owns the list of them. Must not refuse anything; `reading` and its sections do t
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.signing import MISSING, can_sign
+from sidecar.telemetry.choices import choose
 from sidecar.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sidecar.settings import AwsSigning, SecretSource, Settings, Upstream
+    from sidecar.settings import AwsSigning, SecretSource, Settings, Telemetry, Upstream
+
+_COLLECTOR_FILES: Final = (
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+)
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -26,6 +33,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *_unreadable(settings, environ),
         *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
         *_of_routes(settings),
+        *_of_telemetry(settings.telemetry, environ),
     )
 
 
@@ -119,3 +127,16 @@ def _of_routes(settings: Settings) -> Iterator[str]:
                 f"routes[{position}].limits.buffer: {format_size(route.limits.buffer_bytes)} is more than "
                 f"max_buffered, {format_size(settings.max_buffered_bytes)}"
             )
+
+
+def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:
+    choices = choose(telemetry, environ)
+    yield from choices.warnings
+    if choices.traces is not None or choices.metrics is not None:
+        for name in _COLLECTOR_FILES:
+            if (file := environ.get(name, "")) and not os.access(file, os.R_OK):
+                yield f"{name}: the file it names cannot be read from here"
+    if choices.captures_content:
+        yield "telemetry.capture_content: what users and models say is sent to whoever reads the traces"
+    if telemetry.otlp and not choices.is_on:
+        yield "telemetry.otlp: nothing is sent there, since OTEL_SDK_DISABLED is true"

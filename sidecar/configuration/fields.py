@@ -127,8 +127,8 @@ class Section:
 
         return self._scalar(key, default, chosen)
 
-    def texts(self, key: str, parse: Callable[[str], str]) -> tuple[str, ...]:
-        """A list of texts, each passed through ``parse``."""
+    def texts(self, key: str, parse: Callable[[str], T]) -> tuple[T, ...]:
+        """A list of texts, each made a value by ``parse``."""
         values = []
         for position, item in enumerate(self._items(key)):
             value = self._parsed(item, f"{self.below(key)}[{position}]", parse, only_text=True)

@@ -20,6 +20,8 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "tls",
         "max_buffered",
         "max_header",
+        "telemetry",
+        "logs",
     ),
     "upstreams.*": (
         "url",
@@ -60,5 +62,20 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "admin_auth.bearer": ("file", "env"),
     "cors": ("origins",),
     "tls": ("certificate", "key"),
+    "telemetry": (
+        "otlp",
+        "protocol",
+        "traces",
+        "metrics",
+        "sample",
+        "service_name",
+        "models",
+        "model_limit",
+        "slo",
+        "compat",
+        "capture_content",
+    ),
+    "telemetry.slo": ("ttft",),
+    "logs": ("format", "level", "streams"),
 }
 """Section ("*" stands for a name or a place in a list) → its keys."""

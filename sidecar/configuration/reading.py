@@ -15,6 +15,7 @@ from sidecar.configuration.credentials import read_secret_source
 from sidecar.configuration.fields import NOT_IN_THE_FILE, Section
 from sidecar.configuration.problems import Loaded, Problems
 from sidecar.configuration.routes import read_routes
+from sidecar.configuration.telling import read_logs, read_telemetry
 from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
@@ -123,6 +124,8 @@ def _read_root(root: Section) -> Settings:
         tls=_read_server_tls(root.section("tls")),
         max_buffered_bytes=root.size("max_buffered", default.max_buffered_bytes),
         max_header_bytes=root.size("max_header", default.max_header_bytes),
+        telemetry=read_telemetry(root.section("telemetry")),
+        logs=read_logs(root.section("logs")),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings

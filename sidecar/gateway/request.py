@@ -11,9 +11,10 @@ from aiohttp.helpers import set_exception
 from aiohttp.streams import EmptyStreamReader
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.streams import StreamReader
-    from multidict import CIMultiDictProxy
 
 
 class ClientRequest:
@@ -37,7 +38,7 @@ class ClientRequest:
     def __init__(self, message: RawRequestMessage, content: StreamReader) -> None:
         self.method: str = message.method
         self.version: tuple[int, int] = message.version
-        self.headers: CIMultiDictProxy[str] = message.headers
+        self.headers: Mapping[str, str] = message.headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
         self.keep_alive: bool = not message.should_close
         self.content = content

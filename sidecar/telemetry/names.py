@@ -284,7 +284,7 @@ EVENTS: Final = {
 
 LOG_FIELDS: Final = {
     "time": "when it ended, ISO 8601 in UTC",
-    "level": "`info`, or `warning` where the sidecar or the upstream failed",
+    "level": "`info`, `warning` where the sidecar or the upstream failed, `error` for a bug",
     "message": "`stream ended`",
     "stream": "the stream's id",
     "trace_id": "the trace, where there is one",
@@ -304,6 +304,7 @@ LOG_FIELDS: Final = {
     "duration_s": "from the head read to the end",
     "ttft_s": "from the head read to the first content handed over",
     "upstream_ttft_s": "from the upstream asked to the first content decoded",
+    "overhead_s": "the sidecar's own share of the time to the first token",
     "max_gap_s": "the longest wait between two events with content",
     "content_events": "events with content",
     "input_tokens": "tokens in, as the provider counts them",
