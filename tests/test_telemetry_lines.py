@@ -233,7 +233,7 @@ def test_a_blocked_reader_blocks_the_thread_alone_and_the_loss_is_counted_and_sa
         output.written = written.append
         while not lost:  # until pipe and queue are full; none of these calls waits
             output.stream(waiting())
-            if len(output) >= 10:
+            if output.queued >= 10:
                 output.stream(waiting())
         for _ in range(5):
             output.stream(waiting())

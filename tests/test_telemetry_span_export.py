@@ -68,7 +68,7 @@ def test_batches_are_bounded_and_the_rest_is_sent_at_the_end() -> None:
         for _ in range(25):
             export.put(waiting())
         counted.until(20)
-        assert len(export) <= 5
+        assert export.queued <= 5
     assert sum(collector.batches) == 50
     assert max(collector.batches) <= 20
     assert counted.exported_items["traces"] == 25
@@ -147,10 +147,10 @@ def test_a_hanging_collector_holds_a_bounded_queue(caplog: pytest.LogCaptureFixt
         assert collector.asked.wait(DEADLINE_S)
         for _ in range(1000):
             export.put(waiting())
-            assert len(export) <= SOON.items
+            assert export.queued <= SOON.items
         assert counted.dropped_items == {("traces", "queue_full"): 900}
         export.close(0.01)
-        assert len(export) == 0
+        assert export.queued == 0
     counted.until(1001)
     assert counted.dropped_items == {("traces", "queue_full"): 900, ("traces", "closed"): 101}
 
@@ -223,7 +223,7 @@ def test_content_that_waits_is_bounded() -> None:
     for _ in range(10):
         export.put(waiting(content=content))
     export.put(waiting())
-    assert len(export) == span_export.MAX_CONTENT_CHARS // (2 * 1024 * 1024) + 1
+    assert export.queued == span_export.MAX_CONTENT_CHARS // (2 * 1024 * 1024) + 1
     assert counted.dropped_items == {("traces", "queue_full"): 6}
 
 

@@ -49,7 +49,8 @@ class LineOutput(logging.Handler):
         self._lost = 0  # since it was last said
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
+    @property
+    def queued(self) -> int:
         """How many wait."""
         return len(self._queue)
 

@@ -73,7 +73,8 @@ class SpanExport:
         self._is_failing = self._is_full = self._was_full = False
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
+    @property
+    def queued(self) -> int:
         """How many wait."""
         return len(self._queue)
 

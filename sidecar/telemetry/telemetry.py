@@ -6,6 +6,7 @@ them works, nor the data plane.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -130,9 +131,12 @@ class Telemetry:
             sender.start()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Send what is left, for at most ``timeout_s`` and a moment each. Blocks: not for a loop."""
-        for sender in self._senders:
-            sender.close(timeout_s)
+        """Send what is left, for at most ``timeout_s`` and a moment. Blocks: not for a loop."""
+        closings = [threading.Thread(target=sender.close, args=(timeout_s,)) for sender in self._senders]
+        for closing in closings:
+            closing.start()
+        for closing in closings:
+            closing.join()
 
 
 def _without_content(waiting: Waiting) -> Waiting:
