@@ -89,9 +89,9 @@ def _metric_export(metrics: Metrics | None, choices: Choices, exporting: MetricS
 
 def _watch_queues(metrics: Metrics, spans: SpanExport | None, lines: LineOutput | None) -> None:
     if spans is not None:
-        metrics.watch(names.TELEMETRY_QUEUE, spans.__len__, {names.SIGNAL: "traces"})
+        metrics.watch(names.TELEMETRY_QUEUE, lambda: spans.queued, {names.SIGNAL: "traces"})
     if lines is not None:
-        metrics.watch(names.TELEMETRY_QUEUE, lines.__len__, {names.SIGNAL: "logs"})
+        metrics.watch(names.TELEMETRY_QUEUE, lambda: lines.queued, {names.SIGNAL: "logs"})
         lines.dropped = partial(metrics.dropped, "logs")
         lines.written = partial(metrics.exported, "logs")
 
