@@ -217,8 +217,8 @@ class Telemetry:
     """What is told of requests, and to whom. None and "" leave a question to the ``OTEL_*`` variables of the
     environment, and where those are silent too, to OpenTelemetry's defaults.
 
-    ``otlp``: the collector's base URL. ``sample``: the share of traces begun here that is kept. ``models``: the only
-    names that metrics show; () for any, until there are ``model_limit`` of them. ``slo_ttft_s``: objectives, each an
+    ``otlp``: the collector's base URL. ``sample``: the share of traces begun here that is kept. ``models``:
+    names that metrics always show, besides ``model_limit`` others. ``slo_ttft_s``: objectives, each an
     edge of the TTFT buckets; spans that miss the strictest are marked. ``compat``: readers whose own names are added.
     """
 

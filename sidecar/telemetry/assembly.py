@@ -74,8 +74,7 @@ def _metrics(
     return Metrics(
         resource={key: value for key, value in resource.attributes.items() if isinstance(value, str | int)},
         models=asked.models,
-        # Where models are named, they are the only ones with series of their own.
-        model_limit=0 if asked.models else asked.model_limit,
+        model_limit=asked.model_limit,
         gauges=gauges,
         exemplars=exporting.exemplars and choices.traces is not None,
     )
