@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         if collector.is_endless:
             self._go_on()
             return
-        if collector.status == 200:
+        if collector.status == 200 and self.path.endswith("/v1/traces"):
             self._keep(ExportTraceServiceRequest.FromString(body))
         self.send_response(collector.status)
         if collector.location:

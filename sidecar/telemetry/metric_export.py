@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.metrics import export as otel
 
+from sidecar.telemetry.complaints import last_complaint
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -78,8 +80,8 @@ class MetricExport:
         try:
             result = self._exporter.export(piece, timeout_millis=self._settings.timeout_s * 1000)
         except Exception as error:  # noqa: BLE001 - whatever an exporter raises, the next one is sent all the same
-            return f"{type(error).__name__}: {error}"
-        return None if result is otel.MetricExportResult.SUCCESS else "the exporter failed"
+            return type(error).__name__  # its words may hold a URL with a key in it
+        return None if result is otel.MetricExportResult.SUCCESS else last_complaint() or "the exporter failed"
 
     def _say(self, error: str | None) -> None:
         if error is not None and not self._is_failing:
