@@ -12,6 +12,7 @@ from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.signing import MISSING, can_sign
 from sidecar.telemetry.choices import choose
+from sidecar.telemetry.metric_settings import metric_settings
 from sidecar.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def _of_routes(settings: Settings) -> Iterator[str]:
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:
     choices = choose(telemetry, environ)
     yield from choices.warnings
+    if choices.keeps_metrics:
+        yield from metric_settings(environ).warnings
     if choices.traces is not None or choices.metrics is not None:
         for name in _COLLECTOR_FILES:
             if (file := environ.get(name, "")) and not os.access(file, os.R_OK):
