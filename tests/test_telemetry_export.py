@@ -172,8 +172,9 @@ def lost(metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def sidecar_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sidecar-")]
+def metric_threads() -> list[str]:
+    """Other tests' threads of spans may still be on their way out."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "sidecar-metrics"]
 
 
 # What arrives
@@ -332,7 +333,7 @@ def test_metrics_are_sent_again_and_again() -> None:
     for _ in range(3):
         exporter.exported.get(timeout=PATIENCE_S)
     export.close(PATIENCE_S)
-    assert sidecar_threads() == []
+    assert metric_threads() == []
     assert exporter.shutdowns == 1
 
 
@@ -389,6 +390,18 @@ def test_what_nobody_takes_is_counted_and_said_once(caplog: pytest.LogCaptureFix
     assert counts["exported"] > 0
 
 
+def test_why_nobody_takes_them_is_said_but_not_what_an_error_holds(caplog: pytest.LogCaptureFixture) -> None:
+    for result, why in (
+        (OSError("https://collector/?key=sk-1"), "OSError"),
+        (otel.MetricExportResult.FAILURE, "HTTP 401"),
+    ):
+        export = MetricExport(told(), Exporter(result), MetricSettings(NEVER_S), lambda: "HTTP 401")
+        export.start()
+        export.close(PATIENCE_S)
+        assert caplog.messages == [f"metrics are not delivered and dropped until they can be: {why}"]
+        caplog.clear()
+
+
 def test_a_collector_that_refuses_costs_points_alone(collector: Collector) -> None:
     collector.status = 400
     metrics = told(made())
@@ -406,7 +419,7 @@ def test_a_collector_that_hangs_does_not_hold_the_end_up() -> None:
     export = MetricExport(metrics, exporter, MetricSettings(NEVER_S))
     export.start()
     export.close(0.01)
-    assert sidecar_threads() == []
+    assert metric_threads() == []
     assert exporter.exported.qsize() == 1
     assert lost(metrics)["closed"] > 0
 
@@ -419,7 +432,7 @@ def test_a_collector_that_is_not_there_does_not_hold_the_end_up() -> None:
     export = MetricExport(metrics, exporter, MetricSettings(NEVER_S))
     export.start()
     export.close(0.01)
-    assert sidecar_threads() == []
+    assert metric_threads() == []
     assert lost(metrics)["export_failed"] > 0
 
 

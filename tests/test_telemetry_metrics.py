@@ -434,6 +434,16 @@ def test_the_page_says_whose_it_is_and_escapes_what_it_says() -> None:
     }
 
 
+def test_what_the_environment_calls_attributes_breaks_no_page() -> None:
+    metrics = Metrics(resource={**RESOURCE, "team.name": "a", "team_name": "b", "1st": "\udcff"})
+    (target,) = series(page(metrics), "target_info")
+    assert (target["team_name"], target["key_1st"]) == ("a;b", "?")
+    (parsed,) = (
+        one for one in openmetrics(metrics.prometheus("application/openmetrics-text")[0]) if one.name == "target"
+    )
+    assert parsed.samples[0].labels == target
+
+
 def test_both_formats_say_the_same() -> None:
     metrics = told(*all_sorts(), made(trace=TRACE))
     metrics.dropped("traces", "queue_full", 2)

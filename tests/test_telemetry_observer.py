@@ -165,6 +165,14 @@ def test_grpc_knows_no_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
         assembled(otlp="http://127.0.0.1:9", protocol="grpc")
 
 
+@pytest.mark.parametrize(("name", "value"), [("TIMEOUT", "10s"), ("ENDPOINT", "http://[::1")])
+def test_grpc_says_which_variable_it_cannot_read(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    with pytest.raises(ValueError, match=name) as raised:
+        assembled({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, protocol="grpc")
+    assert value not in str(raised.value)
+
+
 # The process itself
 
 
@@ -179,6 +187,13 @@ def test_grpc_knows_no_deflate(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_services_name(said: str, environ: dict[str, str], name: str) -> None:
     assert make_resource(said, environ).attributes["service.name"] == name
+
+
+def test_a_resource_is_text_and_has_a_name() -> None:
+    said = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=,team=\udcff"}
+    attributes = make_resource("", said).attributes
+    assert (attributes["service.name"], attributes["team"]) == ("llm-sidecar", "?")
+    assert make_resource("", {"OTEL_SERVICE_NAME": "\udcff"}).attributes["service.name"] == "?"
 
 
 def test_the_resource_says_which_process_it_is() -> None:

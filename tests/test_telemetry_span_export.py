@@ -12,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from sidecar.events import Usage
 from sidecar.record import Content
 from sidecar.telemetry import span_export
 from sidecar.telemetry.choices import Collector as Target
@@ -20,6 +21,7 @@ from sidecar.telemetry.complaints import last_complaint
 from sidecar.telemetry.otlp import span_exporter
 from sidecar.telemetry.span_export import SpanExport
 from sidecar.telemetry.spans import SpanBuilder
+from sidecar.telemetry.waiting import Waiting
 from tests.telemetry_support import DEADLINE_S, PLACE, Counted, collecting, refusing_url, values, waiting
 
 SOON = Queue(items=100, batch=10, delay_s=0.01)
@@ -163,6 +165,7 @@ def test_closing_gives_a_dead_collector_up(caplog: pytest.LogCaptureFixture) -> 
         counted.until(100)
     assert counted.exported_items == {}
     assert counted.dropped_items.total() == 100
+    assert len(said(caplog)) == 1, "what is lost at the end is said, too"
 
 
 def test_a_full_queue_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -214,6 +217,32 @@ def test_an_exporter_that_raises_costs_one_batch(caplog: pytest.LogCaptureFixtur
     export.close(DEADLINE_S)
     assert (counted.dropped_items.total(), counted.exported_items.total()) == (1, 1)
     assert said(caplog) == ["traces cannot be exported (ZeroDivisionError); they are dropped and counted"]
+
+
+def test_a_request_that_no_span_can_be_made_of_costs_no_other_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    def build(one: Waiting) -> list[ReadableSpan]:
+        if one.record.stream_id == "odd":
+            raise OverflowError(SECRET)
+        return BUILD(one)
+
+    exporter, counted = Slow(), Counted()
+    export = SpanExport(exporter, build, counted, Queue(100, 10, delay_s=DEADLINE_S))
+    export.start()
+    for stream_id in ("odd", "1", "2", "odd"):
+        export.put(waiting(stream_id=stream_id))
+    export.close(DEADLINE_S)
+    assert (counted.dropped_items["traces", "export_failed"], counted.exported_items["traces"]) == (2, 2)
+    assert len(exporter.spans) == 4
+    assert said(caplog) == ["no spans can be made of a request (OverflowError); it is dropped and counted"]
+
+
+def test_a_count_that_fits_nowhere_is_left_out_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    with collecting() as collector, exporting(collector.url) as (export, counted):
+        export.put(waiting(usage=Usage(10**30, 2)))
+        counted.until(1)
+        found = values(collector.spans[1].attributes)
+    assert (found.get("gen_ai.usage.input_tokens"), found["gen_ai.usage.output_tokens"]) == (None, 2)
+    assert said(caplog) == []
 
 
 def test_content_that_waits_is_bounded() -> None:

@@ -133,7 +133,7 @@ def _of_routes(settings: Settings) -> Iterator[str]:
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:
     choices = choose(telemetry, environ)
     yield from choices.warnings
-    if choices.metrics is not None:
+    if choices.keeps_metrics:
         yield from metric_settings(environ).warnings
     if choices.traces is not None or choices.metrics is not None:
         for name in _COLLECTOR_FILES:

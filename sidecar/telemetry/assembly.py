@@ -83,7 +83,7 @@ def _metrics(
 def _metric_export(metrics: Metrics | None, choices: Choices, exporting: MetricSettings) -> MetricExport | None:
     if metrics is None or choices.metrics is None:
         return None
-    return MetricExport(metrics, metric_exporter(choices.metrics), exporting)
+    return MetricExport(metrics, metric_exporter(choices.metrics), exporting, last_complaint)
 
 
 def _watch_queues(metrics: Metrics, spans: SpanExport | None, lines: LineOutput | None) -> None:

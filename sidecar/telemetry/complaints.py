@@ -17,8 +17,9 @@ _TALKERS: Final = (
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.common._internal",
 )
-"""Whoever says that a batch failed. We say it once ourselves."""
+"""Whoever says that a batch failed, or a value of it. We say it once ourselves."""
 
 _QUOTERS: Final = ("opentelemetry.util.re",)
 """Whoever repeats a malformed header with its value."""

@@ -41,14 +41,24 @@ def exposition(data: otel.MetricsData, accept: str) -> tuple[bytes, str]:
         lines.append("# EOF")
     lines.append("")
     text = "\n".join(lines)
-    return text.encode("utf-8", "backslashreplace"), OPENMETRICS_TYPE if is_openmetrics else TEXT_TYPE
+    return text.encode("utf-8", "replace"), OPENMETRICS_TYPE if is_openmetrics else TEXT_TYPE
 
 
 def _target(resource: Mapping[str, AttributeValue], *, is_openmetrics: bool) -> Iterator[str]:
     name, kind = ("target", "info") if is_openmetrics else ("target_info", "gauge")
     yield f"# HELP {name} Target metadata"
     yield f"# TYPE {name} {kind}"
-    yield f"target_info{_braced(_labels(resource))} 1"
+    yield f"target_info{_braced(_labels(_told_apart(resource)))} 1"
+
+
+def _told_apart(resource: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+    """By labels: those whom Prometheus calls alike are one, as the conventions ask, or no scraper would take the page.
+    The environment names attributes as it likes."""
+    found: dict[str, AttributeValue] = {}
+    for name in sorted(resource):
+        label = names.prometheus_label(name)
+        found[label] = f"{found[label]!s};{resource[name]!s}" if label in found else resource[name]
+    return found
 
 
 def _family(metric: otel.Metric, *, is_openmetrics: bool) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Sends the metrics to a collector, again and again, in a thread of its own.
 
 Owns that thread, its pace and what becomes of metrics that nobody takes. Must not know what the metrics are, nor how
-the exporter speaks.
+the exporter speaks: ``last_complaint`` says why the thread's last export failed, in words that may be logged.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.metrics import export as otel
 
-from sidecar.telemetry.complaints import last_complaint
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sidecar.telemetry.metric_settings import MetricSettings
     from sidecar.telemetry.metrics import Metrics
@@ -32,10 +30,17 @@ _LAST_WAIT_S: Final = 1.0
 class MetricExport:
     """The thread that exports. `close` sends what is there one last time and ends it, whatever the collector does."""
 
-    def __init__(self, metrics: Metrics, exporter: otel.MetricExporter, settings: MetricSettings) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        exporter: otel.MetricExporter,
+        settings: MetricSettings,
+        last_complaint: Callable[[], str] = str,
+    ) -> None:
         self._metrics = metrics
         self._exporter = exporter
         self._settings = settings
+        self._last_complaint = last_complaint
         self._thread = threading.Thread(target=self._run, name="sidecar-metrics", daemon=True)
         self._closing = threading.Event()
         self._is_over = False
@@ -76,12 +81,14 @@ class MetricExport:
             self._say(error)
 
     def _send(self, piece: otel.MetricsData) -> str | None:
-        """What went wrong; None where nothing did."""
+        """What went wrong, without the text of any error, which may hold a header or a URL; None where nothing did."""
         try:
             result = self._exporter.export(piece, timeout_millis=self._settings.timeout_s * 1000)
         except Exception as error:  # noqa: BLE001 - whatever an exporter raises, the next one is sent all the same
             return type(error).__name__  # its words may hold a URL with a key in it
-        return None if result is otel.MetricExportResult.SUCCESS else last_complaint() or "the exporter failed"
+        if result is otel.MetricExportResult.SUCCESS:
+            return None
+        return self._last_complaint() or "the exporter failed"
 
     def _say(self, error: str | None) -> None:
         if error is not None and not self._is_failing:

@@ -182,8 +182,9 @@ class Metric:
 
 
 def prometheus_label(attribute: str) -> str:
-    """What Prometheus calls an attribute."""
-    return re.sub(r"[^a-zA-Z0-9]+", "_", attribute)
+    """What Prometheus calls an attribute: no label may begin with a digit."""
+    label = re.sub(r"[^a-zA-Z0-9]+", "_", attribute)
+    return f"key_{label}" if label[:1].isdigit() else label
 
 
 _BOTH: Final[tuple[Place, ...]] = ("server span", "client span")

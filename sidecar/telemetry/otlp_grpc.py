@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 MISSING: Final = "OTLP over gRPC needs the extra otlp-grpc: pip install 'llm-sidecar[otlp-grpc]'"
+UNREADABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT or _TIMEOUT: is no URL, or no number of seconds, for OTLP over gRPC"
 ONLY_GZIP: Final = "OTEL_EXPORTER_OTLP_COMPRESSION: OTLP over gRPC knows gzip alone"
 
 
@@ -27,6 +28,8 @@ def span_exporter(endpoint: str | None) -> SpanExporter:
         return OTLPSpanExporter(endpoint=endpoint)
     except InvalidCompressionValueException:
         raise ValueError(ONLY_GZIP) from None
+    except ValueError:  # it says what it cannot read, but not of which variable
+        raise ValueError(UNREADABLE) from None
 
 
 def metric_exporter(endpoint: str | None) -> MetricExporter:
@@ -40,3 +43,5 @@ def metric_exporter(endpoint: str | None) -> MetricExporter:
         return OTLPMetricExporter(endpoint=endpoint)
     except InvalidCompressionValueException:
         raise ValueError(ONLY_GZIP) from None
+    except ValueError:  # it says what it cannot read, but not of which variable
+        raise ValueError(UNREADABLE) from None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make_resource(service_name: str, environ: Mapping[str, str]) -> Resource:
     """``service_name`` is the configuration's, "" where it leaves it to the environment."""
     told = _told(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
-    name = service_name or environ.get("OTEL_SERVICE_NAME", "").strip() or told.get(names.SERVICE_NAME, "llm-sidecar")
+    name = service_name or _text(environ.get("OTEL_SERVICE_NAME", "")) or told.get(names.SERVICE_NAME) or "llm-sidecar"
     own = {
         names.SERVICE_VERSION: __version__,
         names.SERVICE_INSTANCE_ID: str(uuid.uuid4()),
@@ -33,4 +33,9 @@ def make_resource(service_name: str, environ: Mapping[str, str]) -> Resource:
 def _told(text: str) -> dict[str, str]:
     """As the specification has it: key=value, separated by commas, percent-encoded; what is neither is left out."""
     pairs = (pair.partition("=") for pair in text.split(","))
-    return {key.strip(): unquote(value.strip()) for key, mark, value in pairs if mark and key.strip()}
+    return {_text(key): unquote(_text(value)) for key, mark, value in pairs if mark and key.strip()}
+
+
+def _text(value: str) -> str:
+    """An environment may hold bytes that are no text; nothing that is sent can."""
+    return value.strip().encode("utf-8", "replace").decode()

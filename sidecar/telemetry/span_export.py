@@ -70,7 +70,7 @@ class SpanExport:
         self._wake = threading.Event()
         self._is_closing = self._is_over = False
         self._exporting = 0
-        self._is_failing = self._is_full = self._was_full = False
+        self._is_failing = self._is_full = self._was_full = self._has_misbuilt = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -109,7 +109,7 @@ class SpanExport:
         self._thread.join(_ABORT_TIMEOUT_S)
         left = len(self._queue) + (self._exporting if self._thread.is_alive() else 0)
         if left:
-            self._counts.dropped(SIGNAL, CLOSED, left)
+            self._give_up(left)
         self._queue.clear()
         self._thread = None
 
@@ -141,20 +141,44 @@ class SpanExport:
         return batch
 
     def _send(self, batch: list[Waiting]) -> None:
+        spans, built = self._built(batch)
+        if not built:
+            return
         try:
-            spans = [span for waiting in batch for span in self._build(waiting)]
             is_sent = self._exporter.export(spans) is SpanExportResult.SUCCESS
             why = "" if is_sent else self._last_complaint()
         except Exception as error:  # noqa: BLE001 - an exporter's fault is a lost batch, and said like any other
             is_sent, why = False, type(error).__name__
         if self._is_over and not is_sent:
-            self._counts.dropped(SIGNAL, CLOSED, len(batch))
+            self._give_up(built)
             return
         if is_sent:
-            self._counts.exported(SIGNAL, len(batch))
+            self._counts.exported(SIGNAL, built)
         else:
-            self._counts.dropped(SIGNAL, EXPORT_FAILED, len(batch))
+            self._counts.dropped(SIGNAL, EXPORT_FAILED, built)
         self._say(is_sent, why)
+
+    def _built(self, batch: list[Waiting]) -> tuple[list[ReadableSpan], int]:
+        """Spans, and of how many items: one that nothing can be made of costs nobody else theirs."""
+        spans: list[ReadableSpan] = []
+        built = 0
+        for waiting in batch:
+            try:
+                spans += self._build(waiting)
+                built += 1
+            except Exception as error:  # noqa: BLE001 - a bug of ours, which the others must not pay for
+                self._counts.dropped(SIGNAL, EXPORT_FAILED, 1)
+                if not self._has_misbuilt:
+                    self._has_misbuilt = True
+                    why = type(error).__name__  # its text may quote the request
+                    logger.error("no spans can be made of a request (%s); it is dropped and counted", why)  # noqa: TRY400
+        return spans, built
+
+    def _give_up(self, items: int) -> None:
+        self._counts.dropped(SIGNAL, CLOSED, items)
+        if not self._is_failing:  # else it has been said
+            self._is_failing = True
+            logger.warning("traces could not be exported before the end; they are dropped and counted")
 
     def _say(self, is_sent: bool, why: str) -> None:
         """Once when it begins to fail, and once when it works again."""
