@@ -148,7 +148,12 @@ def report(results: Results, proxies: Sequence[str], rounds: int, *, is_quick: b
     parts = ["# Results\n\nWritten by `make bench`; docs/benchmarks.md says how to read it.\n"]
     if is_quick:
         parts.append("**A quick run: it shows that everything works, and its figures mean nothing.**\n")
-    facts = [*describe(), ("rounds", str(rounds)), ("telemetry", BY_DEFAULT), *((name, version(PROXIES[name])) for name in proxies if _runs(name))]
+    facts = [
+        *describe(),
+        ("rounds", str(rounds)),
+        ("telemetry", BY_DEFAULT),
+        *((name, version(PROXIES[name])) for name in proxies if _runs(name)),
+    ]
     parts.append(table(["what", "value"], [[what, _cell(value)] for what, value in facts]))
     if reasons := {**results.missing, **results.reasons}:
         parts.append("Not measured:\n\n" + "".join(f"* {name}: {_cell(why)}\n" for name, why in reasons.items()))
