@@ -16,11 +16,12 @@ from benchmarks.budget import Results
 from benchmarks.cancel import STREAMS, measure_or_reason, subjects
 from benchmarks.certificates import make_certificate
 from benchmarks.line import measure_line
-from benchmarks.loads import LOADS, LONG, LONG_PARTS, Load, measure, quick
+from benchmarks.loads import LOADS, LONG, LONG_PARTS, TELEMETRY_LOADS, Load, measure, quick
 from benchmarks.machine import ROOT, BenchmarkError, build_native, raise_open_files
 from benchmarks.proxies import OURS, PROXIES, Certificate
 from benchmarks.report import line_table, report
 from benchmarks.rounds import Rounds, take_turns
+from benchmarks.telemetry import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from benchmarks.loads import Sample
 
 RESULTS: Final = ROOT / "benchmarks" / "RESULTS.md"
-PARTS: Final = (*(load.name for load in LOADS), "flat", "cancel")
+PARTS: Final = (*(load.name for load in LOADS), "flat", "telemetry", "cancel")
 _ROUNDS: Final = 5
 _QUICK_CANCEL_STREAMS: Final = 20
 _EXIT_CANNOT_RUN: Final = 2
@@ -58,6 +59,8 @@ class Bench:
                 self._departures()
             elif part == "flat":
                 self._flatness()
+            elif part == "telemetry":
+                self._telemetry()
             else:
                 self.results.loads[part] = self._rounds(loads[part], self.proxies)
 
@@ -68,7 +71,7 @@ class Bench:
 
     def _sample(self, name: str, load: Load) -> Sample:
         with tempfile.TemporaryDirectory(dir=self._folder) as own:
-            return measure(PROXIES[name], load, self._folder, Path(own))
+            return measure({**PROXIES, **VARIANTS}[name], load, self._folder, Path(own))
 
     def _flatness(self) -> None:
         """Long and short streams take turns too, or a drift of the machine would look like growth."""
@@ -86,6 +89,11 @@ class Bench:
             rounds.samples[name] = taken.samples[turn]
             if turn in taken.reasons:
                 rounds.reasons[name] = taken.reasons[turn]
+
+    def _telemetry(self) -> None:
+        """On and off take turns, whatever proxies were asked for: they are ours both."""
+        for load in TELEMETRY_LOADS:
+            self.results.loads[load.name] = self._rounds(load, list(VARIANTS))
 
     def _departures(self) -> None:
         streams = _QUICK_CANCEL_STREAMS if self._is_quick else STREAMS

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from benchmarks.cancel import slowest
+from benchmarks.proxies import OURS
 from benchmarks.rounds import Rounds
+from benchmarks.telemetry import OFF, ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +108,12 @@ def _growth(results: Results, ours: str) -> float | None:
     return both.median_ratio("long", "parts", "cpu_us_per_token")
 
 
+def _telemetry_cost(results: Results, ours: str) -> float | None:
+    """Measured with the native format alone: telemetry does the same for both, once a stream."""
+    is_measured = ours == OURS[0]
+    return results.load("telemetry").median_ratio(ON, OFF, "cpu_us_per_token") if is_measured else None
+
+
 BUDGET: Final = (
     Line("CPU per token against Envoy, paced", "×", 1.0, 1.2, _cpu_against("paced", "envoy")),
     Line("CPU per token against nginx, paced", "×", 1.5, 1.8, _cpu_against("paced", "nginx")),
@@ -118,4 +126,5 @@ BUDGET: Final = (
     Line("close to cancel, median of the slowest phase", "ms", 1.0, 5.0, _slowest_median_ms),
     Line("close to cancel, worst of all", "ms", 5.0, 20.0, _slowest_worst_ms),
     Line("CPU per token, 100,000-token stream against 1,000-token ones", "×", 1.05, 1.1, _growth),
+    Line("telemetry on against off, CPU per token, paced", "×", 1.05, 1.1, _telemetry_cost),
 )

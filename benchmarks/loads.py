@@ -23,6 +23,7 @@ from benchmarks.processes import (
     wait_until_it_answers,
 )
 from benchmarks.proxies import BEARER, Ports
+from benchmarks.telemetry import check_delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,45 +97,63 @@ IDLE: Final = Load("idle", "3,000 streams at 1 token/s", 60, 1_000_000, 0, 3000,
 LONG: Final = Load("long", "one stream of 100,000 tokens", 100_000, 100, 0, 1, 120.0, 1)
 LONG_PARTS: Final = Load("parts", "100 streams of 1,000 tokens", 1_000, 100, 0, 1, 120.0, 100)
 
+TELEMETRY: Final = replace(PACED, name="telemetry", title=f"Telemetry on and off, {PACED.title}")
+SPANS: Final = Load("spans", "Telemetry on and off, 250 streams a second: 500 spans/s", 20, 20_000, 50_000, 118, 10.0)
+"""A stream takes 50 ms to its first token and 380 ms more to its last; the run's beginning and end have fewer."""
+
 LOADS: Final = (PACED, SHORT, IDLE)
+TELEMETRY_LOADS: Final = (TELEMETRY, SPANS)
 
 
 def quick(load: Load) -> Load:
     """A load of the same kind that only shows that everything works."""
-    smaller = {"paced": (100, 50, 3.0), "short": (8, 32, 1.5), "idle": (60, 300, 4.0), "long": (10_000, 1, 30.0)}
+    smaller = {
+        "paced": (100, 50, 3.0),
+        "telemetry": (100, 50, 3.0),
+        "spans": (20, 20, 3.0),
+        "short": (8, 32, 1.5),
+        "idle": (60, 300, 4.0),
+        "long": (10_000, 1, 30.0),
+    }
     tokens, connections, seconds = smaller.get(load.name, (load.tokens, load.connections, 30.0))
     return replace(load, tokens=tokens, connections=connections, seconds=seconds, streams=min(load.streams, 10))
 
 
 def measure(proxy: Proxy, load: Load, programs: Path, folder: Path) -> Sample:
     """One run of ``load`` through ``proxy``, everything started fresh. Raises BenchmarkError when it cannot be had."""
-    with _upstream(load, programs, folder) as upstream_port:
+    options = (str(load.tokens), str(load.interval_us), str(load.first_token_us))
+    with contextlib.ExitStack() as others:
+        upstream_port = others.enter_context(_native("upstream", options, programs, folder))
         if proxy.program is None:
             return _loaded(load, None, upstream_port, (), programs)
-        ports = Ports(free_port(), upstream_port, free_port())
+        collector_port = others.enter_context(_native("collector", (), programs, folder)) if proxy.exports else 0
+        ports = Ports(free_port(), upstream_port, free_port(), collector_port)
         launch = proxy.launch(proxy.find() or proxy.program, ports, folder)
         log = folder / f"{proxy.name}.log"
         with running(proxy_core(), launch.command, log, launch.environ) as child:
             wait_until_it_answers(child, ports.listen, log, BEARER)
-            return _loaded(load, child.pid, ports.listen, proxy.headers, programs)
+            sample = _loaded(load, child.pid, ports.listen, proxy.headers, programs)
+            if proxy.exports:
+                check_delivered(ports.spare)
+            return sample
 
 
 @contextlib.contextmanager
-def _upstream(load: Load, programs: Path, folder: Path) -> Iterator[int]:
-    log = folder / "upstream.log"
-    options = (str(load.tokens), str(load.interval_us), str(load.first_token_us))
-    with running(load_core(), [str(programs / "upstream"), *options], log):
-        yield _told_port(log)
+def _native(name: str, options: tuple[str, ...], programs: Path, folder: Path) -> Iterator[int]:
+    """One of our own servers, on the load's core; gives its port."""
+    log = folder / f"{name}.log"
+    with running(load_core(), [str(programs / name), *options], log):
+        yield _told_port(name, log)
 
 
-def _told_port(log: Path) -> int:
+def _told_port(name: str, log: Path) -> int:
     end = time.monotonic() + 5
     while time.monotonic() < end:
         words = log.read_text().split()
         if words[:1] == ["port"] and len(words) == 2:
             return int(words[1])
         time.sleep(0.01)
-    raise BenchmarkError(f"the upstream did not start: {tail(log)}")
+    raise BenchmarkError(f"the {name} did not start: {tail(log)}")
 
 
 def _loaded(load: Load, pid: int | None, port: int, headers: tuple[str, ...], programs: Path) -> Sample:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _START_S: Final = 90.0
 _STOP_S: Final = 8.0
 _TOLD_OF_LOG: Final = 300
+_ENVIRON: Final = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+"""What the machine's own tools are told of telemetry is not to be measured."""
 
 
 def free_port() -> int:
@@ -50,7 +52,7 @@ def _start(core: int, command: Sequence[str], log: Path, environ: Mapping[str, s
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **environ},
+            env={**_ENVIRON, **environ},
             cwd=ROOT,
             start_new_session=True,
         )

@@ -32,11 +32,13 @@ OURS: Final = ("native", "typed")
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a proxy listens, where its upstream does, and a spare port for what else it wants to open."""
+    """Where a proxy listens, where its upstream does, and a spare port for what else it wants to open. ``collector``
+    takes telemetry, for a proxy that exports any."""
 
     listen: int
     upstream: int
     spare: int
+    collector: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Proxy:
     """One column of the comparison.
 
     ``program`` is None for no proxy at all. ``launch`` writes the configuration into a folder and gives the command;
-    ``headers`` are sent with each request.
+    ``headers`` are sent with each request; ``exports`` says that it sends telemetry to a collector.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Proxy:
     program: str | None
     launch: Callable[[str, Ports, Path], Launch]
     headers: tuple[str, ...] = ()
+    exports: bool = False
 
     def find(self) -> str | None:
         """Where the program is, None if it is not installed."""

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.budget import BUDGET
 from benchmarks.cancel import PHASES, WAYS, render_cell
-from benchmarks.loads import LOADS
+from benchmarks.loads import LOADS, TELEMETRY_LOADS
 from benchmarks.machine import describe
 from benchmarks.proxies import OURS, PROXIES, version
+from benchmarks.telemetry import BY_DEFAULT, OFF, ON, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from benchmarks.budget import Line, Results
+    from benchmarks.loads import Load
     from benchmarks.rounds import Rounds
 
 _ABSENT: Final = "–"
+_KNOWN: Final = {**PROXIES, **VARIANTS}
 _WAY_NAMES: Final = {"fin": "FIN", "rst": "RST", "half": "half-close"}
 
 LOAD_COLUMNS: Final = (
@@ -61,9 +64,9 @@ def load_table(rounds: Rounds, missing: Mapping[str, str]) -> str:
     for name in rounds.samples:
         medians = [(rounds.median(name, field), scale) for _, field, scale in LOAD_COLUMNS]
         cells = [number(None if median is None else median * scale) for median, scale in medians]
-        if PROXIES[name].program is None:
+        if _KNOWN[name].program is None:
             cells[0] = cells[-1] = _ABSENT
-        rows.append([name, PROXIES[name].does, *cells, _notes(rounds, name)])
+        rows.append([name, _KNOWN[name].does, *cells, _notes(rounds, name)])
     for name, why in missing.items():
         rows.append([name, PROXIES[name].does, *[_ABSENT] * len(LOAD_COLUMNS), _cell(why)])
     return table(["proxy", "does", *(heading for heading, _, _ in LOAD_COLUMNS), "notes"], rows)
@@ -120,6 +123,19 @@ def _with_unit(value: float | None, line: Line) -> str:
     return _ABSENT if value is None else f"{number(value)} {line.unit}"
 
 
+def telemetry_part(title: str, rounds: Rounds) -> str:
+    """Both rows, what one costs over the other, and what becomes of the latency."""
+    ratios = [number(each) for each in sorted(rounds.ratios(ON, OFF, _CPU[0]))]
+    middle = number(rounds.median_ratio(ON, OFF, _CPU[0]))
+    said = f"CPU/token on ÷ off: median {middle} of {', '.join(ratios) or _ABSENT}. "
+    p99s = " and ".join(number(rounds.median(name, "token_p99_us")) for name in (ON, OFF))
+    return f"## {title}\n\n{load_table(rounds, {})}\n{said}Median of token latency's p99s on and off: {p99s} µs.\n"
+
+
+def _measured(results: Results) -> list[Load]:
+    return [load for load in TELEMETRY_LOADS if load.name in results.loads]
+
+
 def line_table(measured: Mapping[str, Mapping[str, float]]) -> str:
     """The in-process line: microseconds per token by dialect and format."""
     formats = list(next(iter(measured.values())))
@@ -132,7 +148,12 @@ def report(results: Results, proxies: Sequence[str], rounds: int, *, is_quick: b
     parts = ["# Results\n\nWritten by `make bench`; docs/benchmarks.md says how to read it.\n"]
     if is_quick:
         parts.append("**A quick run: it shows that everything works, and its figures mean nothing.**\n")
-    facts = [*describe(), ("rounds", str(rounds)), *((name, version(PROXIES[name])) for name in proxies if _runs(name))]
+    facts = [
+        *describe(),
+        ("rounds", str(rounds)),
+        ("telemetry", BY_DEFAULT),
+        *((name, version(PROXIES[name])) for name in proxies if _runs(name)),
+    ]
     parts.append(table(["what", "value"], [[what, _cell(value)] for what, value in facts]))
     if reasons := {**results.missing, **results.reasons}:
         parts.append("Not measured:\n\n" + "".join(f"* {name}: {_cell(why)}\n" for name, why in reasons.items()))
@@ -143,6 +164,7 @@ def report(results: Results, proxies: Sequence[str], rounds: int, *, is_quick: b
             figure, words = ("streams_per_s", "streams/s") if load.name == "short" else _CPU
             parts.append(f"## {load.title}\n\n{load_table(taken, results.missing)}")
             parts.append(f"Pairs of one round, {words}, median (range):\n\n{ratio_table(taken, figure)}")
+    parts += [telemetry_part(load.title, results.loads[load.name]) for load in _measured(results)]
     for name, title in (("long", "One stream of 100,000 tokens"), ("parts", "100 streams of 1,000 tokens")):
         if name in results.flatness:
             parts.append(f"## {title}\n\n" + load_table(results.flatness[name], {}))

@@ -14,7 +14,7 @@ from benchmarks.budget import BUDGET, Line, Results
 from benchmarks.cancel import PHASES, WAYS, Cell, Row, render_cell, slowest
 from benchmarks.departures import Departure
 from benchmarks.line import DIALECTS, FORMATS, measure_line
-from benchmarks.loads import LOADS, LONG, PACED, Sample, quick
+from benchmarks.loads import LOADS, LONG, PACED, SPANS, TELEMETRY_LOADS, Sample, quick
 from benchmarks.machine import BenchmarkError, build_native
 from benchmarks.proxies import (
     PROXIES,
@@ -28,9 +28,10 @@ from benchmarks.proxies import (
 )
 from benchmarks.report import budget_table, departure_table, load_table, number, ratio_table, report, table
 from benchmarks.rounds import Rounds, take_turns
+from benchmarks.telemetry import OFF, ON, VARIANTS, check_page
 from sidecar.configuration import load_file
 
-PORTS = Ports(listen=1001, upstream=1002, spare=1003)
+PORTS = Ports(listen=1001, upstream=1002, spare=1003, collector=1004)
 SAMPLE = Sample(
     cpu_us_per_token=50.0,
     tokens_per_s=8000.0,
@@ -96,7 +97,7 @@ def test_first_requests_are_spread_over_a_stream_but_at_most_half_the_time() -> 
 
 
 def test_a_quick_load_is_smaller_and_otherwise_the_same() -> None:
-    for load in (*LOADS, LONG):
+    for load in (*LOADS, *TELEMETRY_LOADS, LONG):
         small = quick(load)
         assert (small.name, small.interval_us, small.title) == (load.name, load.interval_us, load.title)
         assert small.tokens * small.connections * small.seconds < load.tokens * load.connections * load.seconds
@@ -163,10 +164,11 @@ def departed(phase_ms: float, *, noticed: int = 2, left: int = 2) -> Row:
 def test_every_budget_line_finds_its_figure() -> None:
     everyone = {name: costing(50.0) for name in PROXIES}
     loads = {load.name: Rounds(everyone) for load in LOADS}
+    loads["telemetry"] = Rounds({ON: costing(51.0, 53.0, 52.0), OFF: costing(50.0, 50.0, 50.0)})
     flatness = {"long": Rounds({"native": costing(51.0)}), "parts": Rounds({"native": costing(50.0)})}
     results = Results(loads, flatness, {"native": departed(0.5), "native, TLS": departed(0.8), "nginx": departed(9.0)})
     measured = [line.measure(results, "native") for line in BUDGET]
-    assert measured == [1.0, 1.0, 1.0, 1.0, 0.4, 1.0, 12.0, 1.0, 0.8, 1.6, 1.02]
+    assert measured == [1.0, 1.0, 1.0, 1.0, 0.4, 1.0, 12.0, 1.0, 0.8, 1.6, 1.02, 1.04]
     assert [line.measure(Results(), "native") for line in BUDGET] == [None] * len(BUDGET)
     assert "| ≤ 10.0 kB | ≤ 18.0 kB | 12.0 kB | floor | 12.0 kB | floor |" in budget_table(results)
 
@@ -204,6 +206,50 @@ def test_the_report_marks_a_quick_run_and_says_what_is_missing() -> None:
     assert "* litellm: litellm is not installed" in text
     assert "## 200 streams at 50 tokens/s" in text
     assert "3,000 streams at 1 token/s\n" not in text
+
+
+def test_the_report_tells_what_telemetry_costs_and_which_setting_the_others_have() -> None:
+    spans = Rounds({ON: [replace(SAMPLE, token_p99_us=2500.0)], OFF: [SAMPLE]})
+    paced = Rounds({ON: costing(52.0, 56.0, 60.0), OFF: costing(50.0, 50.0, 50.0)})
+    text = report(Results({"telemetry": paced, "spans": spans}), ["native"], 3, is_quick=False)
+    assert "CPU/token on ÷ off: median 1.12 of 1.04, 1.12, 1.20." in text
+    assert "Median of token latency's p99s on and off: 2,500 and 2,000 µs." in text
+    assert "| telemetry | ours as by default" in text
+
+
+def test_the_load_of_spans_ends_250_streams_a_second() -> None:
+    stream_s = (SPANS.first_token_us + (SPANS.tokens - 1) * SPANS.interval_us) / 1e6
+    assert SPANS.connections * (SPANS.seconds - 1.5 * stream_s) / stream_s / SPANS.seconds == pytest.approx(
+        250, rel=0.05
+    )
+
+
+def test_both_telemetry_settings_are_ones_the_sidecar_accepts(tmp_path: Path) -> None:
+    on = VARIANTS[ON].launch("", PORTS, tmp_path)
+    loaded = load_file(on.command[-1], environ={})
+    assert loaded.settings is not None, loaded.render_problems()
+    assert loaded.settings.telemetry.otlp == "http://127.0.0.1:1004"
+    assert (loaded.settings.logs.format, loaded.settings.logs.streams) == ("json", True)
+    off = VARIANTS[OFF].launch("", PORTS, tmp_path)
+    loaded = load_file(off.command[-1], environ={})
+    assert loaded.settings is not None, loaded.render_problems()
+    assert not loaded.settings.logs.streams
+    assert off.environ == {"OTEL_SDK_DISABLED": "true"}
+
+
+def delivered(**counts: float) -> str:
+    name = "llm_sidecar_telemetry_exported_total"
+    return "".join(f'{name}{{llm_sidecar_signal="{signal}"}} {count}\n' for signal, count in counts.items())
+
+
+def test_a_run_whose_telemetry_did_not_arrive_is_none() -> None:
+    page = delivered(traces=5.0, metrics=2.0, logs=5.0)
+    check_page(page)
+    with pytest.raises(BenchmarkError, match="not delivered: logs, traces"):
+        check_page(delivered(traces=0.0, metrics=2.0))
+    dropped = 'llm_sidecar_telemetry_dropped_total{llm_sidecar_reason="queue_full",llm_sidecar_signal="traces"} 3.0\n'
+    with pytest.raises(BenchmarkError, match="3 spans, points or lines were dropped"):
+        check_page(page + dropped)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -249,7 +295,7 @@ def test_the_native_programs_compile(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     build_native(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load"}
+    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load", "collector"}
 
 
 def test_the_line_measures_every_dialect_and_format() -> None:

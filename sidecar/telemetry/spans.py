@@ -6,7 +6,6 @@ when: it runs in the thread that exports them.
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.util.types import Attributes
 
     from sidecar.record import Record, Trace
     from sidecar.telemetry.waiting import Waiting
@@ -37,15 +35,6 @@ _NO_STATE: Final = TraceState()
 _UNSET: Final = Status(StatusCode.UNSET)
 _CLIENT_ERROR: Final = 400
 _SERVER_ERROR: Final = 500
-
-
-class _Span(ReadableSpan):
-    """Lets other threads run before it is encoded: a batch takes milliseconds, in which no token would be relayed."""
-
-    @property
-    def attributes(self) -> Attributes:
-        time.sleep(0)
-        return self._attributes
 
 
 class SpanBuilder:
@@ -80,7 +69,7 @@ class SpanBuilder:
         is_client_error = _CLIENT_ERROR <= (record.status or 0) < _SERVER_ERROR
         error_type = calls.error_type(record) if is_refusal else calls.request_error_type(record)
         attributes = {**self._server_attributes(record, method), **_present({names.ERROR_TYPE: error_type})}
-        return _Span(
+        return ReadableSpan(
             f"{name} {record.route_path}" if record.route_path else name,
             context=context,
             parent=parent,
@@ -131,7 +120,7 @@ class SpanBuilder:
             attributes |= _call_attributes(record, operation, model)
             attributes |= self._compat_attributes(waiting, attributes)
         start = waiting.at_ns(_asked_at(record))
-        return _Span(
+        return ReadableSpan(
             f"{operation or calls.method(record)} {model}".rstrip(),
             context=context,
             parent=parent,
