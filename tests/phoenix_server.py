@@ -31,10 +31,6 @@ class Phoenix:
     url: str
     grpc_url: str
 
-    @property
-    def traces_url(self) -> str:
-        return f"{self.url}/v1/traces"
-
     def spans(self, trace_id: str, count: int = 1) -> list[dict[str, Any]]:
         """The spans of a trace as Phoenix tells them, parents first, when there are ``count`` of them.
 

@@ -4,85 +4,59 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from types import SimpleNamespace
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import pytest
 
+from sidecar.app import App
 from sidecar.dialects import DIALECTS
 from sidecar.errors import Outcome
 from sidecar.events import Usage
 from sidecar.record import Record
 from sidecar.routing import Router
-from sidecar.settings import KIB, Address, Cors, Credentials, Limits, Match, Route, SecretSource, Timeouts
+from sidecar.settings import KIB, Address, Cors
+from tests import endings
 from tests.app_support import (
     CHAT,
-    LAST_CHUNK,
     MESSAGES,
     OLLAMA_CHAT,
-    SSE_HEAD,
-    Client,
+    Reply,
     answering,
     ask,
     asked,
     before,
-    chunk,
     client_of,
     on_uvloop,
     openai_frames,
     plain,
     request,
-    running,
-    settings_for,
     stream,
-    upstream_at,
 )
-from tests.core_support import Clock
 from tests.departures import DEPARTURES, leave, until
+from tests.endings import REFUSALS, Play, Watching
 from tests.observing import Observing
-from tests.test_accounting import QUIET, REASONING
-from tests.upstream_support import Peer, Server, serving
+from tests.upstream_support import serving
 
 FORMATS = pytest.mark.parametrize("format_name", ["typed", "native"])
-USAGE = {"input_tokens": 25, "cache_read_input_tokens": 5, "output_tokens": 1}
-START = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-x", "content": [], "usage": USAGE}
-SEEN = Usage(30, 1, 31, 5, native=USAGE)
 
 
-def sse(name: str, **fields: Any) -> bytes:
-    return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n".encode()
+class Recorded(Observing):
+    """Runs a sidecar, and remembers its records."""
 
+    def before(self, *addresses: Address, **options: Any) -> AbstractAsyncContextManager[App]:
+        return before(*addresses, observer=self, **options)
 
-BEGUN = [
-    sse("message_start", message=START),
-    sse("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-    sse("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello"}),
-]
-REST = [
-    sse("content_block_delta", index=0, delta={"type": "text_delta", "text": " you"}),
-    sse("content_block_stop", index=0),
-    sse("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 9}),
-    sse("message_stop"),
-]
-TOO_SLOW = Limits(buffer_bytes=64 * KIB, on_slow_client="evict")
-
-
-async def begun(server: Server, client: Client, format_name: str, pieces: list[bytes] = BEGUN) -> Peer:
-    """The upstream's side of a stream that has begun, once its client has seen the beginning."""
-    await client.send(ask(MESSAGES, [("X-Stream-Format", format_name)]))
-    peer = await server.peer()
-    await peer.request()
-    peer.send(SSE_HEAD + b"".join(map(chunk, pieces)))
-    await client.head()
-    await client.chunk()
-    return peer
+    async def over(self, app: App) -> None:
+        await self.record()
 
 
 def assert_begun(record: Record, outcome: Outcome, code: str | None) -> None:
     """What was known when the stream had only begun."""
     assert (record.outcome, record.failure and record.failure.code) == (outcome, code)
-    assert (record.usage, record.response_id, record.response_model) == (SEEN, "msg_1", "claude-x")
+    assert (record.usage, record.response_id, record.response_model) == (endings.SEEN, "msg_1", "claude-x")
     assert (record.status, record.upstream_status, record.dialect) == (200, 200, "anthropic")
     assert None not in (record.body_read_at, record.sent_at, record.first_content_at, record.first_sent_at)
     assert (record.method, record.path, record.route, record.upstream) == ("POST", MESSAGES, "all", "llm")
@@ -92,41 +66,62 @@ def assert_begun(record: Record, outcome: Outcome, code: str | None) -> None:
 @FORMATS
 @on_uvloop
 async def test_completed(format_name: str) -> None:
-    observer = Observing()
-    async with answering(stream([*BEGUN, *REST])) as upstream, before(upstream.address, observer=observer) as app:
-        await asked(app, ask(MESSAGES, [("X-Stream-Format", format_name)]))
-    (record,) = observer.records
+    recorded = Recorded()
+    port = await endings.completed(recorded, format_name)
+    (record,) = recorded.records
     assert (record.outcome, record.failure, record.finish_reasons) == (Outcome.COMPLETED, None, ("stop",))
-    assert record.usage == Usage(30, 9, 39, 5, native={**USAGE, "output_tokens": 9})
-    assert (record.server_address, record.server_port) == ("127.0.0.1", upstream.address.port)
+    assert record.usage == Usage(30, 9, 39, 5, native={**endings.USAGE, "output_tokens": 9})
+    assert (record.server_address, record.server_port) == ("127.0.0.1", port)
     assert (record.content_events, record.format) == (2, format_name)
     assert record.largest_gap_s is not None
 
 
-@pytest.mark.parametrize("how", DEPARTURES)
+CUT: list[tuple[Play, Outcome, str | None]] = [
+    *((partial(endings.client_cancelled, how=how), Outcome.CLIENT_CANCELLED, None) for how in DEPARTURES),
+    (endings.client_too_slow, Outcome.CLIENT_TOO_SLOW, "client_too_slow"),
+    (partial(endings.upstream_broken, how="end"), Outcome.UPSTREAM_BROKEN, "upstream_truncated"),
+    (partial(endings.upstream_broken, how="reset"), Outcome.UPSTREAM_BROKEN, "upstream_reset"),
+    (partial(endings.upstream_broken, how="chunk"), Outcome.UPSTREAM_BROKEN, "malformed_upstream"),
+    (endings.upstream_failing, Outcome.UPSTREAM_FAILED, "upstream_error"),
+    (endings.timed_out, Outcome.TIMED_OUT, "idle_timeout"),
+    (endings.shut_down, Outcome.SHUT_DOWN, "shutting_down"),
+    (endings.internal_by_a_bug, Outcome.INTERNAL, "internal"),
+]
+
+
+@pytest.mark.parametrize(("play", "outcome", "code"), CUT)
 @FORMATS
 @on_uvloop
-async def test_client_cancelled(format_name: str, how: str) -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        await begun(server, client, format_name)
-        leave(client, how)
-        assert_begun(await observer.record(), Outcome.CLIENT_CANCELLED, None)
+async def test_a_stream_that_had_begun(format_name: str, play: Play, outcome: Outcome, code: str | None) -> None:
+    recorded = Recorded()
+    await play(recorded, format_name)
+    (record,) = recorded.records
+    assert_begun(record, outcome, code)
+    assert record.failure is None or record.failure.provider_code == (
+        "overloaded_error" if code == "upstream_error" else ""
+    )
 
 
-@pytest.mark.parametrize("what", ["waiting for the answer", "sending the body"])
 @on_uvloop
-async def test_client_cancelled_before_an_answer(what: str) -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        whole = ask()
-        await client.send(whole if what == "waiting for the answer" else whole[:-5])
-        if what == "waiting for the answer":
-            await (await server.peer()).request()
-        else:
-            await until(lambda: observer.started_count)
+async def test_client_cancelled_before_an_answer() -> None:
+    recorded = Recorded()
+    await endings.client_cancelled_before_an_answer(recorded)
+    assert_cancelled_early(recorded.records)
+
+
+@on_uvloop
+async def test_client_cancelled_before_its_body_was_read() -> None:
+    recorded = Recorded()
+    async with recorded.before(endings.NOBODY) as app, client_of(app) as client:
+        await client.send(ask()[:-5])
+        await until(lambda: recorded.started_count)
         leave(client, "reset")
-        record = await observer.record()
+        await recorded.over(app)
+    assert_cancelled_early(recorded.records)
+
+
+def assert_cancelled_early(records: list[Record]) -> None:
+    (record,) = records
     assert (record.outcome, record.failure, record.status, record.upstream_status) == (
         Outcome.CLIENT_CANCELLED,
         None,
@@ -135,47 +130,24 @@ async def test_client_cancelled_before_an_answer(what: str) -> None:
     )
 
 
-@FORMATS
-@on_uvloop
-async def test_client_too_slow(format_name: str) -> None:
-    observer = Observing()
-    async with (
-        serving() as server,
-        before(server.address, route={"limits": TOO_SLOW}, observer=observer) as app,
-        client_of(app) as client,
-    ):
-        peer = await begun(server, client, format_name)
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # the type knows only its writing half
-        peer.send(chunk(sse("content_block_delta", index=0, delta={"type": "text_delta", "text": "x" * KIB})) * 20_000)
-        assert_begun(await observer.record(), Outcome.CLIENT_TOO_SLOW, "client_too_slow")
-
-
 @on_uvloop
 async def test_upstream_unreachable() -> None:
-    observer = Observing()
-    async with serving() as server:
-        closed = server.address
-    async with before(closed, closed, observer=observer) as app:
-        reply = await asked(app, ask())
-    (record,) = observer.records
+    recorded = Recorded()
+    reply, port = await endings.upstream_refusing(recorded)
+    (record,) = recorded.records
     assert record.failure is not None
     assert (record.outcome, record.failure.code) == (Outcome.UPSTREAM_UNREACHABLE, "upstream_refused")
     assert (record.status, record.upstream_status, record.attempts) == (reply.status, None, 2) == (502, None, 2)
-    assert (record.upstream, record.server_port) == ("second", closed.port)
+    assert (record.upstream, record.server_port) == ("second", port)
     assert (record.sent_at, record.dialect, record.is_stream) == (None, "openai-chat", True)
 
 
 @FORMATS
 @on_uvloop
 async def test_upstream_rejected(format_name: str) -> None:
-    observer = Observing()
-    body = json.dumps({"error": {"message": "You said: secret", "type": "requests", "code": "rate_limit_exceeded"}})
-    async with (
-        answering(plain(body.encode(), "429 Too Many Requests")) as upstream,
-        before(upstream.address, observer=observer) as app,
-    ):
-        reply = await asked(app, ask(headers=[("X-Stream-Format", format_name)]))
-    (record,) = observer.records
+    recorded = Recorded()
+    reply = await endings.upstream_rejecting(recorded, format_name)
+    (record,) = recorded.records
     assert record.failure is not None
     assert (record.outcome, record.failure.code) == (Outcome.UPSTREAM_REJECTED, "upstream_status")
     assert (record.status, record.upstream_status, record.failure.upstream_status) == (429, 429, 429)
@@ -184,69 +156,15 @@ async def test_upstream_rejected(format_name: str) -> None:
     assert (record.dialect, record.is_stream, record.attempts) == ("openai-chat", True, 1)
 
 
-@pytest.mark.parametrize(("how", "code"), [("end", "upstream_truncated"), ("reset", "upstream_reset")])
-@FORMATS
-@on_uvloop
-async def test_upstream_broken(format_name: str, how: str, code: str) -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        peer = await begun(server, client, format_name)
-        if how == "end":
-            peer.send(LAST_CHUNK)
-        else:
-            peer.reset()
-        assert_begun(await observer.record(), Outcome.UPSTREAM_BROKEN, code)
-
-
-@FORMATS
-@on_uvloop
-async def test_upstream_failed_in_its_stream(format_name: str) -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        peer = await begun(server, client, format_name)
-        error = {"type": "overloaded_error", "message": "Overloaded"}
-        peer.send(chunk(sse("error", error=error)) + LAST_CHUNK)
-        record = await observer.record()
-        assert_begun(record, Outcome.UPSTREAM_FAILED, "upstream_error")
-        assert record.failure is not None
-        assert record.failure.provider_code == "overloaded_error"
-
-
-@FORMATS
-@on_uvloop
-async def test_timed_out(format_name: str) -> None:
-    observer = Observing()
-    timeouts = Timeouts(idle_s=0.3)
-    async with (
-        serving() as server,
-        before(server.address, upstream={"timeouts": timeouts}, observer=observer) as app,
-        client_of(app) as client,
-    ):
-        await begun(server, client, format_name)
-        assert_begun(await observer.record(), Outcome.TIMED_OUT, "idle_timeout")
-
-
 @FORMATS
 @on_uvloop
 async def test_timed_out_before_an_answer(format_name: str) -> None:
-    observer = Observing()
-    timeouts = Timeouts(first_token_s=0.3)
-    async with serving() as server, before(server.address, upstream={"timeouts": timeouts}, observer=observer) as app:
-        reply = await asked(app, ask(headers=[("X-Stream-Format", format_name)]))
-    (record,) = observer.records
+    recorded = Recorded()
+    reply = await endings.timed_out_before_an_answer(recorded, format_name)
+    (record,) = recorded.records
     assert record.failure is not None
     assert (record.outcome, record.failure.code) == (Outcome.TIMED_OUT, "first_token_timeout")
     assert (reply.status, record.status, record.upstream_status) == (504, 504, None)
-
-
-@FORMATS
-@on_uvloop
-async def test_shut_down(format_name: str) -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        await begun(server, client, format_name)
-        await app.close()
-        assert_begun(await observer.record(), Outcome.SHUT_DOWN, "shutting_down")
 
 
 @on_uvloop
@@ -270,17 +188,12 @@ async def test_shut_down_before_an_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 @on_uvloop
 async def test_internal_without_a_credential() -> None:
-    observer = Observing()
-    credentials = Credentials("replace", secret=SecretSource(file="/nowhere"))
-    async with (
-        answering(plain(b"{}")) as upstream,
-        before(upstream.address, upstream={"credentials": credentials}, observer=observer) as app,
-    ):
-        reply = await asked(app, ask())
-    (record,) = observer.records
+    recorded = Recorded()
+    reply = await endings.internal_without_a_credential(recorded)
+    (record,) = recorded.records
     assert record.failure is not None
     assert (record.outcome, record.failure.code) == (Outcome.INTERNAL, "internal")
-    assert (reply.status, record.status, upstream.received) == (500, 500, [])
+    assert (reply.status, record.status) == (500, 500)
 
 
 @on_uvloop
@@ -301,47 +214,21 @@ async def test_internal_by_a_bug_before_there_is_a_stream(
 
 @on_uvloop
 async def test_internal_by_a_bug_in_a_sweep_before_an_answer() -> None:
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        await client.send(ask())
-        await (await server.peer()).request()
-        for running_stream in app.streams:
-            running_stream.crash()
-        reply = await client.reply()
-    (record,) = observer.records
+    recorded = Recorded()
+    reply = await endings.internal_by_a_bug_before_an_answer(recorded)
+    (record,) = recorded.records
     assert (record.outcome, record.status, reply.status, reply.is_whole) == (Outcome.INTERNAL, 500, 500, True)
 
 
 # Refusals.
 
 
-REFUSALS: list[tuple[bytes, int, str]] = [
-    (request("GET", "/nowhere/at/all"), 404, "route_not_found"),
-    (request("GET", "/v1/../x"), 400, "bad_request"),
-    (ask(headers=[("X-Stream-Format", "x")]), 400, "unknown_format"),
-    (request("POST", "/v1/by-model", b"{}", [("Content-Type", "application/json")]), 400, "model_missing"),
-    (ask(text="x" * 5000), 413, "body_too_large"),
-    (request("GET", "/v1", headers=[(f"X-{number}", "x" * 4000) for number in range(17)]), 431, "headers_too_large"),
-    (
-        request("GET", "/v1", headers=[("Upgrade", "websocket"), ("Connection", "Upgrade")]),
-        501,
-        "websocket_unsupported",
-    ),
-]
-ROUTES = [
-    Route("by-model", ("llm",), Match("/v1/by-model", model="m*")),
-    Route("all", ("llm",), Match("/v1/**"), limits=Limits(max_body_bytes=4 * KIB)),
-]
-
-
 @pytest.mark.parametrize(("data", "status", "code"), REFUSALS, ids=[code for _, _, code in REFUSALS])
 @on_uvloop
 async def test_refused(data: bytes, status: int, code: str) -> None:
-    observer = Observing()
-    settings = settings_for(upstream_at(Address("127.0.0.1", 9)), routes=ROUTES)
-    async with running(settings, observer=observer) as app:
-        reply = await asked(app, data)
-    (record,) = observer.records
+    recorded = Recorded()
+    reply = await endings.refused(recorded, data)
+    (record,) = recorded.records
     assert record.failure is not None
     assert (record.outcome, record.failure.code, record.failure.message != "") == (Outcome.REFUSED, code, True)
     assert (reply.status, record.status, record.upstream_status, record.attempts) == (status, status, None, 0)
@@ -349,20 +236,23 @@ async def test_refused(data: bytes, status: int, code: str) -> None:
     assert reply.header("X-Stream-Id") == record.stream_id
 
 
+@pytest.mark.parametrize(
+    ("play", "status", "code"),
+    [
+        (endings.refused_for_want_of_a_token, 401, "unauthorized"),
+        (endings.refused_for_want_of_room, 503, "overloaded"),
+    ],
+)
 @on_uvloop
-async def test_refused_for_want_of_a_token_or_of_room() -> None:
-    for options, status, code in (
-        ({"auth": SecretSource(env="OWN")}, 401, "unauthorized"),
-        ({"max_buffered_bytes": -1}, 503, "overloaded"),
-    ):
-        observer = Observing()
-        settings = settings_for(upstream_at(Address("127.0.0.1", 9)), **options)
-        async with running(settings, {"OWN": "token"}, observer) as app:
-            reply = await asked(app, ask())
-        (record,) = observer.records
-        assert record.failure is not None
-        assert (reply.status, record.status, record.failure.code) == (status, status, code)
-        assert (record.outcome, record.route, record.dialect) == (Outcome.REFUSED, "", "openai-chat")
+async def test_refused_for_want_of_a_token_or_of_room(
+    play: Callable[[Watching], Awaitable[Reply]], status: int, code: str
+) -> None:
+    recorded = Recorded()
+    reply = await play(recorded)
+    (record,) = recorded.records
+    assert record.failure is not None
+    assert (reply.status, record.status, record.failure.code) == (status, status, code)
+    assert (record.outcome, record.route, record.dialect) == (Outcome.REFUSED, "", "openai-chat")
 
 
 @on_uvloop
@@ -457,26 +347,9 @@ async def test_a_stale_connection_is_another_attempt() -> None:
 async def test_the_time_to_first_token_is_that_of_the_content(
     format_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes at once is role-only, pings, empty and comment frames; reasoning comes 200 ms later, on a clock that
-    only the test moves."""
-    clock = Clock()
-    monkeypatch.setattr("sidecar.app.time", SimpleNamespace(monotonic=clock, time=time.time, time_ns=time.time_ns))
-    observer = Observing()
-    async with serving() as server, before(server.address, observer=observer) as app, client_of(app) as client:
-        await client.send(ask(CHAT, [("X-Stream-Format", format_name)]))
-        peer = await server.peer()
-        await peer.request()
-        peer.send(SSE_HEAD + b"".join(map(chunk, QUIET)) + chunk(b": mark\n\n"))
-        await client.head()
-        (running_stream,) = app.streams
-        await until(lambda: running_stream.session.start is not None)
-        clock.now += 0.2
-        peer.send(chunk(REASONING))
-        await until(lambda: running_stream.session.content_events == 1)
-        clock.now += 0.3
-        peer.send(b"".join(map(chunk, openai_frames("a"))) + LAST_CHUNK)
-        record = await observer.record()
-        rest = await client.reader.readuntil(LAST_CHUNK)
+    recorded = Recorded()
+    rest = await endings.thinking_first(recorded, format_name, endings.move_by_hand(monkeypatch))
+    (record,) = recorded.records
     assert record.sent_at is not None and record.first_content_at is not None  # noqa: PT018 - for mypy
     assert record.first_sent_at is not None
     assert record.first_content_at - record.sent_at == pytest.approx(0.2, abs=0.005)
