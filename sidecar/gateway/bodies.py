@@ -47,15 +47,24 @@ def refuse_declared_size(request: ClientRequest, max_body_bytes: int) -> None:
         raise _too_large(max_body_bytes)
 
 
+def is_here(request: ClientRequest) -> bool:
+    """All of the body came with the head, as it mostly does: there is nothing to wait for."""
+    return request.content.is_eof() and request.content.exception() is None
+
+
+def take_whole(request: ClientRequest, max_body_bytes: int) -> bytes:
+    """A body that `is_here`. Raises Failure body_too_large."""
+    body = request.content.read_nowait(-1)
+    if len(body) > max_body_bytes:
+        raise _too_large(max_body_bytes)
+    return body
+
+
 async def read_whole(request: ClientRequest, max_body_bytes: int, streams: Streams, max_buffered_bytes: int) -> bytes:
     """The request's body. Raises Failure body_too_large, bad_request (broken framing), request_timeout, or overloaded
     where the whole process comes to hold more than ``max_buffered_bytes``."""
-    content = request.content
-    if content.is_eof() and content.exception() is None:
-        body = content.read_nowait(-1)
-        if len(body) > max_body_bytes:
-            raise _too_large(max_body_bytes)
-        return body
+    if is_here(request):
+        return take_whole(request, max_body_bytes)
     parts: list[bytes] = []
     size = 0
     try:

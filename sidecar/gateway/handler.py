@@ -15,7 +15,7 @@ from sidecar.dialects.recognition import streams_by_target
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem, problem_headers
-from sidecar.gateway.bodies import is_read_whole, overloaded, read_whole, refuse_declared_size
+from sidecar.gateway.bodies import is_here, is_read_whole, overloaded, read_whole, refuse_declared_size, take_whole
 from sidecar.gateway.ending import tell_broken_off, tell_ended
 from sidecar.gateway.inquiry import Inquiry, Target
 from sidecar.gateway.sending import serve
@@ -120,7 +120,14 @@ class Gateway:
         path = safe_path(split_target(inquiry.target)[0])
         host = request.headers.get("Host", "")
         needs_model = self._router.needs_model(path, host, request.headers)
-        await self._read(inquiry, needs_model=needs_model)
+        inquiry.model = model_from_path(inquiry.target)
+        if request.body_exists:
+            if not needs_model and not is_read_whole(request, inquiry.family):
+                inquiry.held.body = None
+            elif is_here(request):
+                self._take_body(inquiry, take_whole(request, self._max_body_bytes))
+            else:
+                await self._read_whole(inquiry)
         route = inquiry.route = self._router.match(path, host, request.headers, inquiry.model)
         if inquiry.is_streamed and any(self._targets[name].signer is not None for name in route.upstreams):
             await self._read_whole(inquiry)  # a signature covers every byte
@@ -164,25 +171,17 @@ class Gateway:
         except SecretUnreadableError as error:
             raise Failure("internal", f"the traffic port's token: {error}") from None
 
-    async def _read(self, inquiry: Inquiry, *, needs_model: bool) -> None:
-        """The body, where it is read whole, and the model that it or the path names."""
-        request = inquiry.request
-        inquiry.model = model_from_path(inquiry.target)
-        if not request.body_exists:
-            return
-        if needs_model or is_read_whole(request, inquiry.family):
-            await self._read_whole(inquiry)
-        else:
-            inquiry.held.body = None
-
     async def _read_whole(self, inquiry: Inquiry) -> None:
         request = inquiry.request
         refuse_declared_size(request, self._max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
-        inquiry.held.body = body = await read_whole(
-            request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes
-        )
+        body = await read_whole(request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes)
+        self._take_body(inquiry, body)
+
+    def _take_body(self, inquiry: Inquiry, body: bytes) -> None:
+        """The whole body is here: what it says of routing is read, and the connection is done with it."""
+        inquiry.held.body = body
         inquiry.connection.body_taken()
         inquiry.peek = peek_body(body)
         inquiry.model = inquiry.model or inquiry.peek.model
