@@ -152,6 +152,7 @@ class Stream:
         self.attempts += 1
         self._deadlines = Deadlines(upstream.timeouts, self.session.received_at)
         self._soonest_s = min(self._deadlines.shortest_s, self.route.heartbeat_s or NEVER)  # of whatever comes next
+        self.check_at = min(self.check_at, self._deadlines.total_at)  # it runs while dialling, too
         self.failure = None
         self.may_resend = False
         if self.settled.done():

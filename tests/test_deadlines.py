@@ -73,6 +73,18 @@ async def test_connect(format_name: str) -> None:
             assert app.streams.outcomes == {Outcome.UPSTREAM_UNREACHABLE: 1}
 
 
+@FORMATS
+@on_uvloop
+async def test_total_passes_while_the_first_upstream_is_dialled(format_name: str) -> None:
+    with blackhole() as nowhere:
+        async with (
+            before(nowhere, upstream={"timeouts": Timeouts(connect_s=60.0, total_s=SOON)}) as app,
+            client_of(app) as client,
+        ):
+            check_gateway_timeout(await client.ask(asking(format_name)), "total_timeout")
+            assert app.streams.outcomes == {Outcome.TIMED_OUT: 1}
+
+
 @pytest.mark.parametrize(
     ("timeouts", "code"),
     [
