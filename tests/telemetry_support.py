@@ -110,6 +110,7 @@ class Collector(ThreadingHTTPServer):
         self.scopes: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.bodies: list[bytes] = []
         self.resources: list[dict[str, str]] = []
         self.hangs = threading.Event()
         self.asked = threading.Event()
@@ -130,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         collector = self.server
         collector.paths.append(self.path)
+        collector.bodies.append(body)
         collector.headers.append({name.lower(): value for name, value in self.headers.items()})
         collector.asked.set()
         if collector.hangs.is_set():
@@ -138,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         if collector.is_endless:
             self._go_on()
             return
-        if collector.status == 200 and self.path.endswith("/v1/traces"):
+        if collector.status == 200 and self.path.endswith("/traces"):
             self._keep(ExportTraceServiceRequest.FromString(body))
         self.send_response(collector.status)
         if collector.location:

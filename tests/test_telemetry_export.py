@@ -372,7 +372,7 @@ def test_a_large_lot_is_sent_in_small_pieces() -> None:
 
 def test_what_nobody_takes_is_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     failure = otel.MetricExportResult.FAILURE
-    exporter = Exporter(failure, OSError("no route"), failure)
+    exporter = Exporter(OSError("no route to http://user:secret@collector"), failure, failure)
     metrics = told()  # so little that it is one piece
     with caplog.at_level(logging.INFO, "sidecar.telemetry"):
         export = MetricExport(metrics, exporter, MetricSettings(0.001))
@@ -383,8 +383,13 @@ def test_what_nobody_takes_is_counted_and_said_once(caplog: pytest.LogCaptureFix
         for _ in range(3):
             exporter.exported.get(timeout=PATIENCE_S)
         export.close(PATIENCE_S)
-    said = [record.levelname for record in caplog.records if record.name == "sidecar.telemetry"]
-    assert said == ["WARNING", "INFO", "WARNING", "INFO"]
+    said = [record.getMessage() for record in caplog.records if record.name == "sidecar.telemetry"]
+    assert said == [
+        "metrics cannot be exported (OSError); they are dropped and counted",
+        "metrics are exported again",
+        "metrics cannot be exported; they are dropped and counted",
+        "metrics are exported again",
+    ]
     counts = lost(metrics)
     assert counts["export_failed"] >= 4 * 4  # at least the process's points, four times
     assert counts["exported"] > 0
@@ -398,7 +403,7 @@ def test_why_nobody_takes_them_is_said_but_not_what_an_error_holds(caplog: pytes
         export = MetricExport(told(), Exporter(result), MetricSettings(NEVER_S), lambda: "HTTP 401")
         export.start()
         export.close(PATIENCE_S)
-        assert caplog.messages == [f"metrics are not delivered and dropped until they can be: {why}"]
+        assert caplog.messages == [f"metrics cannot be exported ({why}); they are dropped and counted"]
         caplog.clear()
 
 

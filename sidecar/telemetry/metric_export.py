@@ -73,29 +73,29 @@ class MetricExport:
             if self._is_over:
                 self._metrics.dropped("metrics", "closed", points)
                 continue
-            error = self._send(piece)
-            if error is None:
+            is_sent, why = self._send(piece)
+            if is_sent:
                 self._metrics.exported("metrics", points)
             else:
                 self._metrics.dropped("metrics", "export_failed", points)
-            self._say(error)
+            self._say(is_sent, why)
 
-    def _send(self, piece: otel.MetricsData) -> str | None:
-        """What went wrong, without the text of any error, which may hold a header or a URL; None where nothing did."""
+    def _send(self, piece: otel.MetricsData) -> tuple[bool, str]:
+        """Whether it arrived, and why not. Never in an exception's own words, which may hold a URL or a header."""
         try:
             result = self._exporter.export(piece, timeout_millis=self._settings.timeout_s * 1000)
         except Exception as error:  # noqa: BLE001 - whatever an exporter raises, the next one is sent all the same
-            return type(error).__name__  # its words may hold a URL with a key in it
-        if result is otel.MetricExportResult.SUCCESS:
-            return None
-        return self._last_complaint() or "the exporter failed"
+            return False, type(error).__name__
+        is_sent = result is otel.MetricExportResult.SUCCESS
+        return is_sent, "" if is_sent else self._last_complaint()
 
-    def _say(self, error: str | None) -> None:
-        if error is not None and not self._is_failing:
-            logger.warning("metrics are not delivered and dropped until they can be: %s", error)
-        elif error is None and self._is_failing:
-            logger.info("metrics are delivered again")
-        self._is_failing = error is not None
+    def _say(self, is_sent: bool, why: str) -> None:
+        """Once when it begins to fail, and once when it works again."""
+        if is_sent and self._is_failing:
+            logger.info("metrics are exported again")
+        elif not is_sent and not self._is_failing:
+            logger.warning("metrics cannot be exported%s; they are dropped and counted", f" ({why})" if why else "")
+        self._is_failing = not is_sent
 
 
 def pieces(data: otel.MetricsData, size: int) -> Iterator[tuple[otel.MetricsData, int]]:

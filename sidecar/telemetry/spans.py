@@ -119,7 +119,7 @@ class SpanBuilder:
         if operation:
             attributes |= _call_attributes(record, operation, model)
             attributes |= self._compat_attributes(waiting, attributes)
-        start = waiting.at_ns(_asked_at(record))
+        start = waiting.at_ns(calls.asked_at(record))
         return ReadableSpan(
             f"{operation or calls.method(record)} {model}".rstrip(),
             context=context,
@@ -235,14 +235,6 @@ def _present(found: Mapping[str, Any]) -> Found:
 def _between(start_s: float | None, end_s: float | None) -> float | None:
     """Seconds, to the microsecond. Never negative: a streamed upload's answer may begin before it is sent."""
     return None if start_s is None or end_s is None else round(max(0.0, end_s - start_s), 6)
-
-
-def _asked_at(record: Record) -> float:
-    """When the call began: with its first attempt, where there were several or none came through."""
-    asked_s = record.sent_at if record.attempts == 1 else None
-    if asked_s is None:
-        asked_s = record.received_at if record.body_read_at is None else record.body_read_at
-    return asked_s if record.first_content_at is None else min(asked_s, record.first_content_at)
 
 
 def _status(record: Record) -> Status:
