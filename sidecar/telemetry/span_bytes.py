@@ -27,6 +27,7 @@ _REMEMBERED_CHARS: Final = 128
 _ONE_BYTE: Final = 0x80
 _TWO_BYTES: Final = 0x4000
 _UINT64: Final = (1 << 64) - 1
+_INT64: Final = 1 << 63
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
 
@@ -110,6 +111,7 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> Iterable[by
         if type(value) is str and len(value) <= _REMEMBERED_CHARS
         else _attribute(tag, name, value)
         for name, value in attributes.items()
+        if value.__class__ is not int or -_INT64 <= value < _INT64  # a count that fits nowhere is left out
     ]
 
 
