@@ -6,15 +6,16 @@ ever made.
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING
 
+from sidecar.dialects.stand_in import StandIn
 from sidecar.events import Refusal, Token
 from sidecar.record import Content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidecar.errors import Failure
     from sidecar.events import Event, Frame
     from sidecar.ports import Dialect
 
@@ -27,7 +28,7 @@ class KeptContent:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._request = b""
-        self._choices: dict[int, list[str]] = {}
+        self._choices: dict[int, StringIO] = {}  # a string for each token would hold many times what it says
         self._answer_bytes = 0
         self._is_cut = False
 
@@ -55,59 +56,24 @@ class KeptContent:
             text = text.encode(errors="replace")[:left].decode(errors="ignore")
             size = left  # a shorter text behind one that did not fit would be taken for its end
         if text:
-            self._choices.setdefault(index, []).append(text)
+            self._choices.setdefault(index, StringIO()).write(text)
         self._answer_bytes += size
 
     @property
     def content(self) -> Content:
         """All that was kept; the texts of several choices stand one after the other, an empty line between them."""
-        texts = ["".join(self._choices[index]) for index in sorted(self._choices)]
+        texts = [self._choices[index].getvalue() for index in sorted(self._choices)]
         return Content(self._request.decode(errors="replace"), "\n\n".join(texts), self._is_cut)
 
 
-class Overheard:
+class Overheard(StandIn):
     """A dialect whose events are heard by ``content`` on their way. Nothing is plain to it, so that none is missed."""
 
-    __slots__ = ("_actual", "_content")
+    __slots__ = ("_content",)
 
     def __init__(self, actual: Dialect, content: KeptContent) -> None:
-        self._actual = actual
+        super().__init__(actual)
         self._content = content
-
-    @property
-    def name(self) -> str:
-        """As the dialect itself."""
-        return self._actual.name
-
-    @property
-    def has_terminator(self) -> bool:
-        """As the dialect itself."""
-        return self._actual.has_terminator
-
-    @property
-    def completes_on_clean_end(self) -> bool:
-        """As the dialect itself."""
-        return self._actual.completes_on_clean_end
-
-    @property
-    def tolerates_partial_frame(self) -> bool:
-        """As the dialect itself."""
-        return self._actual.tolerates_partial_frame
-
-    @property
-    def terminated(self) -> bool:
-        """As the dialect itself."""
-        return self._actual.terminated
-
-    @property
-    def plain_start(self) -> bytes:
-        """As the dialect itself."""
-        return self._actual.plain_start
-
-    @property
-    def is_finished(self) -> bool:
-        """As the dialect itself."""
-        return self._actual.is_finished
 
     def decode_plain(self, payload: bytes) -> Event | None:
         """No frame is known by its bytes alone: each one is decoded."""
@@ -115,17 +81,13 @@ class Overheard:
         return None
 
     def decode(self, frame: Frame) -> Sequence[Event]:
-        """As the dialect itself, and heard."""
-        events = self._actual.decode(frame)
+        """As the actual dialect, and heard."""
+        events = super().decode(frame)
         self._content.hear(events)
         return events
 
     def finish(self) -> Sequence[Event]:
-        """As the dialect itself, and heard."""
-        events = self._actual.finish()
+        """As the actual dialect, and heard."""
+        events = super().finish()
         self._content.hear(events)
         return events
-
-    def error_frame(self, failure: Failure, framing: str) -> bytes:
-        """As the dialect itself."""
-        return self._actual.error_frame(failure, framing)

@@ -15,45 +15,15 @@ import msgspec
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from sidecar.errors import Outcome
-from sidecar.events import Usage
 from sidecar.record import Record, Trace
 from sidecar.telemetry.waiting import Waiting
+from tests.made_records import made
 
 DEADLINE_S = 20
 PLACE = Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7")
 ANCHOR_NS = 1_700_000_000 * 10**9
-ENDED = Record(
-    stream_id="01a203e4daa6a0f8d06f8d3dc7e920bb",
-    outcome=Outcome.COMPLETED,
-    trace=PLACE,
-    method="POST",
-    path="/v1/chat/completions",
-    status=200,
-    upstream_status=200,
-    route="chat",
-    route_path="/v1/**",
-    upstream="main",
-    server_address="api.openai.com",
-    server_port=443,
-    dialect="openai-chat",
-    is_stream=True,
-    attempts=1,
-    requested_model="gpt-5",
-    sent_model="gpt-5",
-    response_model="gpt-5-2026",
-    response_id="chatcmpl-1",
-    finish_reasons=("stop",),
-    usage=Usage(100, 21, 121, 40, 8),
-    received_at=100.0,
-    body_read_at=100.001,
-    sent_at=100.003,
-    first_content_at=100.25,
-    first_sent_at=100.2505,
-    last_content_at=102.25,
-    ended_at=102.5,
-    content_events=21,
-    largest_gap_s=0.4,
+ENDED = made(
+    stream_id="01a203e4daa6a0f8d06f8d3dc7e920bb", trace=PLACE, response_id="chatcmpl-1", finish_reasons=("stop",)
 )
 """A stream of two seconds that went well."""
 

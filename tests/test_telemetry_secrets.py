@@ -72,13 +72,15 @@ def upstream_answer(received: Received) -> list[bytes]:
     return stream(openai_frames("a", "b"))
 
 
-def chat(prefix: str, model: str) -> bytes:
+def chat(prefix: str, model: str, format_name: str = "typed") -> bytes:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
-    return request("POST", f"{prefix}/v1/chat/completions?key={QUERY_KEY}", json.dumps(body).encode(), HEADERS)
+    headers = [*HEADERS, ("X-Stream-Format", format_name)]
+    return request("POST", f"{prefix}/v1/chat/completions?key={QUERY_KEY}", json.dumps(body).encode(), headers)
 
 
 REQUESTS = [
-    *(chat(prefix, model) for prefix in ("/theirs", "/ours") for model in MODELS),
+    *(chat("/theirs", model, format_name) for model in MODELS for format_name in ("typed", "native")),
+    *(chat("/ours", model) for model in MODELS),
     request("POST", f"/theirs{GEMINI}", b'{"model": "quoting"}', HEADERS),
     request("GET", f"/theirs/v1/models?api_key={QUERY_KEY}#{QUERY_KEY}", headers=HEADERS[1:]),
     request("GET", f"http://user:{BEARER}@theirs.test/theirs/v1/models?key={QUERY_KEY}", headers=HEADERS[1:]),

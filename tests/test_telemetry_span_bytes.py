@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
 from sidecar.errors import CODES, Failure, Outcome
 from sidecar.record import Content
+from sidecar.telemetry.choices import Collector
+from sidecar.telemetry.otlp import span_exporter
 from sidecar.telemetry.span_bytes import encode
 from sidecar.telemetry.spans import SpanBuilder
 from tests.telemetry_support import waiting
@@ -83,3 +88,19 @@ def test_what_is_equal_in_python_is_not_in_bytes() -> None:
 def test_a_value_of_no_known_kind_is_refused() -> None:
     with pytest.raises(TypeError, match="cannot be a bytes"):
         encode([span(attributes={"a": b"x"})])
+
+
+def test_where_a_release_takes_no_bytes_the_sdk_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Sequence[ReadableSpan]] = []
+
+    def export(_: OTLPSpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        encoded.append(spans)
+        return SpanExportResult.SUCCESS
+
+    monkeypatch.setattr(OTLPSpanExporter, "export", export)
+    exporter = span_exporter(Collector(url="http://127.0.0.1:9"))
+    client = exporter.__dict__.pop("_client")
+    spans = [span()]
+    assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert encoded == [spans]
+    client.shutdown()

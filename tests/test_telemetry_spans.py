@@ -114,22 +114,38 @@ def test_what_stands_on_the_call() -> None:
 
 def test_every_attribute_is_one_of_the_table_and_in_its_place() -> None:
     place = msgspec.structs.replace(PLACE, parent_id="aaaaaaaaaaaaaaaa", state="a=1")
-    server, client = both(
-        compat=READERS,
-        trace=place,
-        method="BREW",
-        attempts=2,
-        warnings=("terminator_missing",),
-        outcome=Outcome.UPSTREAM_BROKEN,
-        failure=Failure("upstream_reset", "gone"),
-        usage=Usage(1, 2, None, 3, 4, {"cache_creation_input_tokens": 5}),
-        content=Content('{"prompt":"hi"}', "yes", is_cut=True),
-    )
-    for span, where in ((server, "server span"), (client, "client span")):
-        found = attributes_of(span)
+    pairs = [
+        both(
+            compat=READERS,
+            trace=place,
+            method="BREW",
+            attempts=attempts,
+            warnings=("terminator_missing",),
+            outcome=Outcome.UPSTREAM_BROKEN,
+            failure=Failure("upstream_reset", "gone"),
+            usage=Usage(1, 2, None, 3, 4, {"cache_creation_input_tokens": 5}),
+            content=Content('{"prompt":"hi"}', "yes", is_cut=True),
+        )
+        for attempts in (1, 2)
+    ]
+    for spans, where in zip(zip(*pairs, strict=True), ("server span", "client span"), strict=True):
+        found = {name for span in spans for name in attributes_of(span)}
         known = {name for name, attribute in names.ATTRIBUTES.items() if where in attribute.places}
-        assert known == found.keys(), where
-    assert {event.name for event in client.events} == names.EVENTS.keys()
+        assert known == found, where
+    assert {event.name for event in pairs[0][1].events} == names.EVENTS.keys()
+
+
+def test_another_upstreams_failure_is_no_overhead_of_ours() -> None:
+    shares = [attributes_of(both(attempts=attempts)[0]).get("llm_sidecar.overhead.request") for attempts in (1, 2)]
+    assert shares == [pytest.approx(0.002), None]
+
+
+def test_attributes_are_cut_where_the_environment_says_so() -> None:
+    builder = SpanBuilder(Resource({}), (), None, max_chars=4)
+    server, client = builder.build(waiting())
+    texts = [value for span in (server, client) for value in attributes_of(span).values() if isinstance(value, str)]
+    assert texts
+    assert max(map(len, texts)) == 4
 
 
 def test_a_caller_is_the_parent_and_its_state_travels() -> None:

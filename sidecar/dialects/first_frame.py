@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.dialects.stand_in import StandIn
 from sidecar.events import Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sidecar.errors import Failure
     from sidecar.events import Event, Frame
     from sidecar.ports import Dialect, DialectKind
 
@@ -21,56 +21,21 @@ MAX_UNDECIDED: Final = 16
 """Frames with data that may pass before somebody recognises one: keepalives, Azure's empty first chunk."""
 
 
-class Undecided:
+class Undecided(StandIn):
     """One stream that is any of ``candidates``, the first that recognises one of its first frames; else ``fallback``.
 
     Until then, and where nobody does, it is the fallback's.
     """
 
-    __slots__ = ("_actual", "_candidates", "_has_started", "_hides_start", "_undecided")
+    __slots__ = ("_candidates", "_has_started", "_hides_start", "_undecided")
 
     def __init__(self, candidates: Sequence[DialectKind], fallback: Dialect) -> None:
+        super().__init__(fallback)
         self._candidates = candidates
-        self._actual = fallback
         self._undecided = MAX_UNDECIDED
         self._has_started = False
         self._hides_start = False
         """The fallback has given `Start`, and whoever was chosen has yet to give it again."""
-
-    @property
-    def name(self) -> str:
-        """As the dialect it is taken for."""
-        return self._actual.name
-
-    @property
-    def has_terminator(self) -> bool:
-        """As the dialect it is taken for."""
-        return self._actual.has_terminator
-
-    @property
-    def completes_on_clean_end(self) -> bool:
-        """As the dialect it is taken for."""
-        return self._actual.completes_on_clean_end
-
-    @property
-    def tolerates_partial_frame(self) -> bool:
-        """As the dialect it is taken for."""
-        return self._actual.tolerates_partial_frame
-
-    @property
-    def terminated(self) -> bool:
-        """As the dialect it is taken for."""
-        return self._actual.terminated
-
-    @property
-    def plain_start(self) -> bytes:
-        """As the dialect it is taken for."""
-        return self._actual.plain_start
-
-    @property
-    def is_finished(self) -> bool:
-        """As the dialect it is taken for."""
-        return self._actual.is_finished
 
     def decode(self, frame: Frame) -> Sequence[Event]:
         """The events of one frame, which decides if somebody recognises it."""
@@ -87,17 +52,9 @@ class Undecided:
         self._has_started = self._has_started or any(isinstance(event, Start) for event in events)
         return events
 
-    def decode_plain(self, payload: bytes) -> Event | None:
-        """As the dialect it is taken for."""
-        return self._actual.decode_plain(payload)
-
     def finish(self) -> Sequence[Event]:
         """As the dialect it is taken for."""
         return self._without_start(self._actual.finish())
-
-    def error_frame(self, failure: Failure, framing: str) -> bytes:
-        """As the dialect it is taken for."""
-        return self._actual.error_frame(failure, framing)
 
     def _without_start(self, events: Sequence[Event]) -> Sequence[Event]:
         if not self._hides_start:

@@ -44,8 +44,6 @@ LINGER_S: Final = 10.0
 """How long the rest of a body that nobody wanted is taken, so that its sender gets to read the answer."""
 
 _READ_BUFFER_BYTES: Final = 16 * 1024
-_NO_WRITER: Any = None
-"""Answers are written to the transport; aiohttp's writer is not used."""
 
 
 class ClientListener(Protocol):

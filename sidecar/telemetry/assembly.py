@@ -98,7 +98,7 @@ def _watch_queues(metrics: Metrics, spans: SpanExport | None, lines: LineOutput 
 def _spans(asked: settings.Telemetry, choices: Choices, resource: Resource, counts: Counts) -> SpanExport | None:
     if choices.traces is None:
         return None
-    builder = SpanBuilder(resource, asked.compat, min(asked.slo_ttft_s, default=None))
+    builder = SpanBuilder(resource, asked.compat, min(asked.slo_ttft_s, default=None), choices.max_attribute_chars)
     return SpanExport(span_exporter(choices.traces), builder.build, counts, choices.queue, last_complaint)
 
 

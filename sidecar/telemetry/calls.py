@@ -154,6 +154,23 @@ def asked_at(record: Record) -> float:
     return sent_at if record.first_content_at is None else min(sent_at, record.first_content_at)
 
 
+def between_s(start_s: float | None, end_s: float | None) -> float | None:
+    """Seconds between two marks, to the microsecond; None where one was not reached. Never negative: a streamed
+    upload's answer may begin before it is sent."""
+    return None if start_s is None or end_s is None else round(max(0.0, end_s - start_s), 6)
+
+
+def overhead_request_s(record: Record) -> float | None:
+    """The sidecar's own share before the upstream was asked. None where several were tried: another upstream's failure
+    lies in between, which is no doing of ours."""
+    return between_s(record.body_read_at, record.sent_at) if record.attempts == 1 else None
+
+
+def overhead_first_token_s(record: Record) -> float | None:
+    """The sidecar's own share of the way of the first content."""
+    return between_s(record.first_content_at, record.first_sent_at)
+
+
 def method(record: Record) -> str:
     """The client's method, of a closed list."""
     return record.method if record.method in METHODS else names.OTHER

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sidecar.telemetry.variables import Variables
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -41,7 +43,6 @@ _CAPTURES: Final = {
     "false": False,
     "event_only": False,
 }
-_MAX_NUMBER: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,15 @@ class Choices:
     metrics: Collector | None = None
     keeps_metrics: bool = True
     queue: Queue = Queue()
+    max_attribute_chars: int = 0
+    """Longer values of spans are cut; 0 for as long as they are."""
     captures_content: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def choose(settings: Telemetry, environ: Mapping[str, str]) -> Choices:
     """What is asked for; whatever of it is no use is warned of and left at its default."""
-    variables = _Variables(environ)
+    variables = Variables(environ)
     if variables.word("OTEL_SDK_DISABLED") == "true":
         return Choices(is_on=False, joins_traces=False, keeps_metrics=False)
     propagators = variables.words("OTEL_PROPAGATORS", _PROPAGATORS) or {"tracecontext"}
@@ -109,12 +112,14 @@ def choose(settings: Telemetry, environ: Mapping[str, str]) -> Choices:
         metrics=_collector("METRICS", settings, settings.metrics, variables, ("otlp", "prometheus", "none")),
         keeps_metrics=settings.metrics is not False,
         queue=_queue(variables),
+        max_attribute_chars=variables.number("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", 0)
+        or variables.number("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", 0),
         captures_content=_captures(settings, variables),
         warnings=tuple(dict.fromkeys(variables.warnings)),
     )
 
 
-def _sampling(settings: Telemetry, variables: _Variables) -> Sampling:
+def _sampling(settings: Telemetry, variables: Variables) -> Sampling:
     if settings.sample is not None:
         return Sampling(settings.sample)
     name = variables.one_of("OTEL_TRACES_SAMPLER", _SAMPLERS, "parentbased_always_on")
@@ -123,7 +128,7 @@ def _sampling(settings: Telemetry, variables: _Variables) -> Sampling:
 
 
 def _collector(
-    signal: str, settings: Telemetry, switch: bool | None, variables: _Variables, exporters: Collection[str]
+    signal: str, settings: Telemetry, switch: bool | None, variables: Variables, exporters: Collection[str]
 ) -> Collector | None:
     exporter = f"OTEL_{signal}_EXPORTER"
     asked = variables.words(exporter, exporters)
@@ -135,74 +140,24 @@ def _collector(
     return Collector(settings.protocol or _protocol(signal, variables), settings.otlp)
 
 
-def _protocol(signal: str, variables: _Variables) -> OtlpProtocol:
+def _protocol(signal: str, variables: Variables) -> OtlpProtocol:
     for name in (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if variables.text(name):
             return _GRPC if variables.one_of(name, (_HTTP, _GRPC), _HTTP) == _GRPC else _HTTP
     return _HTTP
 
 
-def _queue(variables: _Variables) -> Queue:
+def _queue(variables: Variables) -> Queue:
     items = variables.number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_ITEMS)
     batch = variables.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_ITEMS)
     delay_ms = variables.number("OTEL_BSP_SCHEDULE_DELAY", int(BATCH_DELAY_S * 1000))
     return Queue(items, min(batch, items), delay_ms / 1000)
 
 
-def _captures(settings: Telemetry, variables: _Variables) -> bool:
+def _captures(settings: Telemetry, variables: Variables) -> bool:
     if settings.capture_content is not None:
         return settings.capture_content
     name = variables.one_of(_CAPTURE, _CAPTURES, "no_content")
     if name == "event_only":
         variables.warn(_CAPTURE, "event_only is not supported, so no content is captured")
     return _CAPTURES[name]
-
-
-class _Variables:
-    """The environment, and what was found wrong in it. A value is never repeated: it may be a secret gone astray."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.warnings: list[str] = []
-
-    def warn(self, name: str, message: str) -> None:
-        self.warnings.append(f"{name}: {message}")
-
-    def text(self, name: str) -> str:
-        """An empty variable is an unset one."""
-        return self._environ.get(name, "").strip()
-
-    def word(self, name: str) -> str:
-        return self.text(name).lower()
-
-    def words(self, name: str, known: Collection[str]) -> set[str]:
-        found = {word.strip() for word in self.word(name).split(",")} - {""}
-        if found - set(known):
-            self.warn(name, f"holds what is not supported; known are {', '.join(known)}")
-        return found & set(known)
-
-    def one_of(self, name: str, known: Collection[str], default: str) -> str:
-        word = self.word(name)
-        if word and word not in known:
-            self.warn(name, f"is none of {', '.join(known)}, so {default} is used")
-        return word if word in known else default
-
-    def number(self, name: str, default: int) -> int:
-        text = self.text(name)
-        if not text:
-            return default
-        if not text.isascii() or not text.isdigit() or len(text) > _MAX_NUMBER or int(text) == 0:
-            self.warn(name, f"is no whole number above zero, so {default} is used")
-            return default
-        return int(text)
-
-    def share(self, name: str) -> float:
-        """As the SDK has it, everything where the argument is missing or wrong."""
-        try:
-            share = float(self.text(name) or "1.0")
-        except ValueError:
-            share = -1.0
-        if not 0.0 <= share <= 1.0:
-            self.warn(name, "is no share from 0.0 to 1.0, so 1.0 is used")
-            return 1.0
-        return share

@@ -85,9 +85,9 @@ def stream_fields(record: Record) -> dict[str, Any]:
         "model": record.requested_model,
         "response_model": record.response_model,
         "format": record.format if record.is_stream else None,
-        "duration_s": _seconds(record.received_at, record.ended_at),
-        "ttft_s": _seconds(record.received_at, record.first_sent_at),
-        "upstream_ttft_s": _seconds(record.sent_at, record.first_content_at),
+        "duration_s": calls.between_s(record.received_at, record.ended_at),
+        "ttft_s": calls.between_s(record.received_at, record.first_sent_at),
+        "upstream_ttft_s": calls.between_s(record.sent_at, record.first_content_at),
         "overhead_s": _overhead(record),
         "max_gap_s": None if record.largest_gap_s is None else round(record.largest_gap_s, 6),
         "content_events": record.content_events or None,
@@ -104,13 +104,8 @@ def stream_fields(record: Record) -> dict[str, Any]:
 
 def _overhead(record: Record) -> float | None:
     """The sidecar's own share of the time to the first token: (t1−tb) + (t3−t2)."""
-    before = _seconds(record.body_read_at, record.sent_at)
-    after = _seconds(record.first_content_at, record.first_sent_at)
+    before, after = calls.overhead_request_s(record), calls.overhead_first_token_s(record)
     return None if before is None or after is None else round(before + after, 6)
-
-
-def _seconds(start_s: float | None, end_s: float | None) -> float | None:
-    return None if start_s is None or end_s is None else round(max(0.0, end_s - start_s), 6)
 
 
 def _moment(seconds: float) -> str:

@@ -97,10 +97,9 @@ class Row:
         if not record.is_stream or first_at is None or sent_at is None:
             return
         self._first_chunk.add(_at_least_0(first_at - sent_at), ended_at, trace)
-        if record.attempts == 1:  # else another upstream's failure lies in between, which is no doing of ours
-            body_at = record.body_read_at
-            wait_s = sent_at - (record.received_at if body_at is None else body_at)
-            self._overhead_request.add(_at_least_0(wait_s), ended_at, trace)
+        wait_s = calls.overhead_request_s(record)
+        if wait_s is not None:
+            self._overhead_request.add(wait_s, ended_at, trace)
         first_sent_at = record.first_sent_at
         if first_sent_at is not None:
             self._first_token.add(first_sent_at - record.received_at, ended_at, trace)

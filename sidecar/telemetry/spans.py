@@ -38,9 +38,13 @@ _SERVER_ERROR: Final = 500
 
 
 class SpanBuilder:
-    """Makes spans of records. ``slo_ttft_s``: the strictest objective; ``compat``: readers with names of their own."""
+    """Makes spans of records. ``slo_ttft_s``: the strictest objective; ``compat``: readers with names of their own.
+    ``max_chars``: how long an attribute's text may be, 0 for as long as it is."""
 
-    def __init__(self, resource: Resource, compat: Collection[str], slo_ttft_s: float | None) -> None:
+    def __init__(
+        self, resource: Resource, compat: Collection[str], slo_ttft_s: float | None, max_chars: int = 0
+    ) -> None:
+        self._max_chars = max_chars
         self._resource = resource
         self._compat = frozenset(compat)
         self._slo_ttft_s = slo_ttft_s
@@ -74,7 +78,7 @@ class SpanBuilder:
             context=context,
             parent=parent,
             resource=self._resource,
-            attributes=attributes,
+            attributes=self._cut(attributes),
             kind=SpanKind.SERVER,
             status=_UNSET if is_client_error else _status(record),
             start_time=waiting.at_ns(record.received_at),
@@ -83,7 +87,7 @@ class SpanBuilder:
         )
 
     def _server_attributes(self, record: Record, method: str) -> Found:
-        ttft_s = _between(record.received_at, record.first_sent_at)
+        ttft_s = calls.between_s(record.received_at, record.first_sent_at)
         found: Found = {
             names.HTTP_REQUEST_METHOD: method,
             names.URL_PATH: record.path,
@@ -102,8 +106,8 @@ class SpanBuilder:
             names.WARNINGS: record.warnings,
             names.TTFT: ttft_s,
             names.SLO_TTFT_VIOLATED: self._misses_slo(ttft_s),
-            names.OVERHEAD_REQUEST: _between(record.body_read_at, record.sent_at),
-            names.OVERHEAD_FIRST_TOKEN: _between(record.first_content_at, record.first_sent_at),
+            names.OVERHEAD_REQUEST: calls.overhead_request_s(record),
+            names.OVERHEAD_FIRST_TOKEN: calls.overhead_first_token_s(record),
             names.CONTENT_EVENTS: record.content_events or None,
             names.MAX_GAP: record.largest_gap_s,
         }
@@ -125,7 +129,7 @@ class SpanBuilder:
             context=context,
             parent=parent,
             resource=self._resource,
-            attributes=attributes,
+            attributes=self._cut(attributes),
             events=self._events(waiting) if operation else (),
             kind=SpanKind.CLIENT,
             status=_status(record),
@@ -135,7 +139,7 @@ class SpanBuilder:
         )
 
     def _client_attributes(self, record: Record) -> Found:
-        ttft_s = _between(record.received_at, record.first_sent_at)
+        ttft_s = calls.between_s(record.received_at, record.first_sent_at)
         return _present(
             {
                 names.SERVER_ADDRESS: record.server_address,
@@ -150,6 +154,13 @@ class SpanBuilder:
                 names.SLO_TTFT_VIOLATED: self._misses_slo(ttft_s),
             }
         )
+
+    def _cut(self, attributes: Found) -> Found:
+        if not self._max_chars:
+            return attributes
+        return {
+            name: value[: self._max_chars] if isinstance(value, str) else value for name, value in attributes.items()
+        }
 
     def _misses_slo(self, ttft_s: float | None) -> bool | None:
         return None if ttft_s is None or self._slo_ttft_s is None else ttft_s > self._slo_ttft_s
@@ -190,7 +201,7 @@ def _call_attributes(record: Record, operation: str, model: str) -> Found:
         names.RESPONSE_MODEL: record.response_model,
         names.RESPONSE_ID: record.response_id,
         names.RESPONSE_FINISH_REASONS: record.finish_reasons,
-        names.RESPONSE_TIME_TO_FIRST_CHUNK: _between(record.sent_at, record.first_content_at),
+        names.RESPONSE_TIME_TO_FIRST_CHUNK: calls.between_s(record.sent_at, record.first_content_at),
     }
     if usage is not None:
         found[names.USAGE_INPUT] = usage.input_tokens
@@ -230,11 +241,6 @@ def _openinference(record: Record, found: Found) -> Found:
 def _present(found: Mapping[str, Any]) -> Found:
     """What is known: neither None nor empty."""
     return {name: value for name, value in found.items() if value is not None and value != "" and value != ()}
-
-
-def _between(start_s: float | None, end_s: float | None) -> float | None:
-    """Seconds, to the microsecond. Never negative: a streamed upload's answer may begin before it is sent."""
-    return None if start_s is None or end_s is None else round(max(0.0, end_s - start_s), 6)
 
 
 def _status(record: Record) -> Status:
