@@ -75,6 +75,8 @@ CODES: Final[dict[str, Code]] = {
     "upstream_refused": Code(Outcome.UPSTREAM_UNREACHABLE, 502, retryable=True, otel_error_type="connect_error"),
     "upstream_tls": Code(Outcome.UPSTREAM_UNREACHABLE, 502, retryable=False, otel_error_type="connect_error"),
     "upstream_connect_timeout": Code(Outcome.UPSTREAM_UNREACHABLE, 504, retryable=True, otel_error_type="timeout"),
+    "upstream_starting": Code(Outcome.UPSTREAM_UNREACHABLE, 503, retryable=True, otel_error_type="connect_error"),
+    "upstream_unavailable": Code(Outcome.UPSTREAM_UNREACHABLE, 503, retryable=True, otel_error_type="connect_error"),
     "upstream_status": Code(Outcome.UPSTREAM_REJECTED, 502, retryable=False, otel_error_type=None),
     "upstream_reset": Code(Outcome.UPSTREAM_BROKEN, 502, retryable=True, otel_error_type="upstream_reset"),
     "upstream_truncated": Code(Outcome.UPSTREAM_BROKEN, 502, retryable=True, otel_error_type="truncated"),
@@ -88,6 +90,7 @@ CODES: Final[dict[str, Code]] = {
     "total_timeout": Code(Outcome.TIMED_OUT, 504, retryable=False, otel_error_type="timeout"),
     "overloaded": Code(Outcome.REFUSED, 503, retryable=True, otel_error_type="503"),
     "caller_limit": Code(Outcome.REFUSED, 429, retryable=True, otel_error_type="429"),
+    "preempted": Code(Outcome.REFUSED, 503, retryable=True, otel_error_type="503"),
     "interrupted": Code(Outcome.INTERRUPTED, 503, retryable=True, otel_error_type=None),
     "shutting_down": Code(Outcome.SHUT_DOWN, 503, retryable=True, otel_error_type="shutting_down"),
     "internal": Code(Outcome.INTERNAL, 500, retryable=False, otel_error_type="_OTHER"),
@@ -109,8 +112,8 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
 
     Attributes: ``code`` (a key of `CODES`), ``message`` (for people; never holds a secret or a byte of the request),
     ``upstream_status`` (the upstream's own HTTP status), ``native`` (the upstream's own words, parsed JSON or text),
-    ``provider_code`` (the provider's own error code or type, "" where it gave none), ``retry_after`` (the upstream's
-    header of that name, "" for none).
+    ``provider_code`` (the provider's own error code or type, "" where it gave none), ``retry_after`` (what the answer's
+    header of that name says: the upstream's own word, or how long ours takes; "" for the usual second).
     """
 
     def __init__(

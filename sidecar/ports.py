@@ -291,3 +291,32 @@ class ClientSide(Subscriber, Protocol):
 
     def is_peer_gone(self) -> bool:
         """The kernel knows that the client closed, though nobody has read that yet."""
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """What a limit of active streams is about. ``kind`` is "process", "route", "upstream" or "caller"; ``limit`` 0 is
+    none. Two scopes of one kind and name are counted together, whatever their limits."""
+
+    kind: str
+    name: str
+    limit: int
+
+
+class Counts(Protocol):
+    """How many streams are active in each scope, in this process or in all that share its ports.
+
+    Every call returns at once. ``is_shared``: others count too, so that a place may become free unheard.
+    """
+
+    @property
+    def is_shared(self) -> bool:
+        """Other processes count in the same scopes."""
+
+    def take(self, scopes: Sequence[Scope]) -> Scope | None:
+        """Count one stream in all of ``scopes`` and return None; or, where one is full, count nothing and return it."""
+
+    def give(self, scopes: Sequence[Scope]) -> None:
+        """One stream less in each of ``scopes``."""
+
+    def used(self, scope: Scope) -> int:
+        """How many are active in ``scope`` now."""

@@ -21,6 +21,9 @@ OtlpProtocol = Literal["http/protobuf", "grpc"]
 Reader = Literal["langfuse", "legacy", "openinference", "openlit"]
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Mode = Literal["egress", "ingress"]
+Commit = Literal["headers", "first_content", "request"]
+Priority = Literal["low", "normal", "high"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +124,37 @@ class UpstreamTls:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How an upstream is asked whether it is up: ``path``, every ``interval_s``. Any status below 500 within
+    ``timeout_s`` says yes; it takes ``unhealthy_after`` failures in a row to be down, ``healthy_after`` answers to be
+    up again."""
+
+    path: str = "/health"
+    interval_s: float = 5.0
+    timeout_s: float = 2.0
+    healthy_after: int = 1
+    unhealthy_after: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """When an upstream is left alone: after ``failures`` in a row, for ``backoff_s``, doubled up to ``max_backoff_s``
+    with every trial that fails. 0 failures is never."""
+
+    failures: int = 5
+    backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """One LLM API.
 
     ``scheme`` is "http" or "https"; ``address`` where to connect; ``authority`` the Host header; ``base_path`` the
     URL's own path prefix, without a trailing slash. ``set_headers``/``remove_headers`` edit every request. ``proxy``
     follows HTTPS_PROXY/HTTP_PROXY/NO_PROXY when None; "" is no proxy. ``forwarded`` adds X-Forwarded-For, -Proto and
-    -Host. ``propagate`` says what it learns of the trace a request belongs to.
+    -Host. ``propagate`` says what it learns of the trace a request belongs to. ``max_streams`` is how many it may have
+    at once, 0 for any number; without a ``health`` check only what streams meet there tells of its health.
     """
 
     name: str
@@ -146,6 +173,9 @@ class Upstream:
     forwarded: bool = False
     eof: EofRule = "truncated"
     propagate: Propagation = "trace"
+    max_streams: int = 0
+    health: HealthCheck | None = None
+    circuit: Circuit = Circuit()
 
     @property
     def url(self) -> str:
@@ -168,13 +198,38 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one route, in bytes and seconds; see the Buffers section of docs/design.md."""
+    """Bounds of one route, in bytes and seconds; see the Buffers section of docs/design.md.
+
+    ``streams`` and ``caller_streams`` are how many may be active at once, in all and for one caller; 0 is no limit. Up
+    to ``queue`` more wait for a place, each for ``queue_timeout_s``.
+    """
 
     buffer_bytes: int = 256 * KIB
     on_slow_client: SlowClientPolicy = "pause"
     stall_timeout_s: float = 30.0
     max_body_bytes: int = 16 * MIB
     max_frame_bytes: int = 16 * MIB
+    streams: int = 0
+    caller_streams: int = 0
+    queue: int = 0
+    queue_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When a request is tried again, as long as nothing has reached its client.
+
+    ``attempts`` in all, 0 for one at each upstream; ``statuses`` are the answers that lead to another one besides
+    failures to connect and to answer in time. ``budget`` is the share of requests that may be second tries.
+    ``max_wait_s`` is the longest that is waited before the same upstream is asked again, as its Retry-After may want.
+    ``hedge_after_s``: without content for so long, the next upstream is asked beside the first; 0 is never.
+    """
+
+    attempts: int = 0
+    statuses: tuple[int, ...] = (429, 500, 502, 503, 504, 529)
+    budget: float = 0.2
+    max_wait_s: float = 2.0
+    hedge_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +238,10 @@ class Route:
 
     ``heartbeat_s`` is for typed streams, 0 for none; ``native_heartbeat`` lets it into native SSE streams too (real
     SDKs break on it). ``usage`` "request" asks the upstream for counts that its dialect reports only where asked.
+
+    ``weights`` says how often each upstream is asked first; without it they are asked in order. ``commit`` is when the
+    client's answer begins. A stream of a higher ``priority`` may take a queued place of a lower one, and with
+    ``preempt`` end one that has had no token.
     """
 
     name: str
@@ -195,6 +254,11 @@ class Route:
     heartbeat_s: float = 15.0
     native_heartbeat: bool = False
     usage: UsagePolicy = "as_asked"
+    weights: tuple[int, ...] = ()
+    retry: Retry = Retry()
+    commit: Commit = "headers"
+    priority: Priority = "normal"
+    preempt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +309,42 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True)
+class Callers:
+    """Who calls: whoever bears the same key, or names itself alike in ``header``. ``streams`` is how many one caller
+    may have at once, 0 for any number."""
+
+    header: str = ""
+    streams: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How the process takes its leave: ``delay_s`` after it was asked to it takes no more streams, and ``timeout_s``
+    after that it ends those that are left."""
+
+    delay_s: float = 5.0
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Bounds of the traffic port's connections. ``most`` 0 is what the process's descriptors allow. A request's head
+    has to be there ``header_timeout_s`` after its first byte, a body that is read whole ``body_timeout_s`` after its
+    head."""
+
+    most: int = 0
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration."""
+    """The whole configuration.
+
+    ``mode``: "ingress" before model servers, whose health is ours, or "egress" beside an application, which is never
+    refused. ``max_streams`` is how many may be active at once in all ``workers``; 0 is no limit. ``workers`` 0 is one
+    for each core.
+    """
 
     upstreams: dict[str, Upstream]
     routes: tuple[Route, ...]
@@ -260,4 +358,10 @@ class Settings:
     max_header_bytes: int = 64 * KIB
     telemetry: Telemetry = Telemetry()
     logs: Logs = Logs()
+    mode: Mode = "egress"
+    max_streams: int = 0
+    callers: Callers = Callers()
+    drain: Drain = Drain()
+    connections: Connections = Connections()
+    workers: int = 1
     warnings: tuple[str, ...] = field(default=())

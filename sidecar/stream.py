@@ -9,31 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.answer import BodyMode, choose, judge
-from sidecar.client_watch import ClientWatch, is_far_behind, is_nearly_level
+from sidecar.client_watch import is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
 from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
+from sidecar.stream_deadlines import STALL_LOOK_S, Timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.admission import Permit
     from sidecar.answer import Answer, Asked
-    from sidecar.deadlines import UpstreamTimes
     from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
-    from sidecar.relay import BodyRelay
     from sidecar.session import Session
     from sidecar.settings import Route, Upstream
     from sidecar.streams import Streams
 
-_STALL_LOOK_S: Final = 1.0
 _UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
-class Stream:
+class Stream(Timed):
     """A `ResponseSink` for the upstream and the listener of one client connection.
 
     ``settled`` resolves when the door has something to do: the stream has ended, or it failed with nothing sent
@@ -42,32 +41,18 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_client",
         "_clock",
-        "_deadlines",
         "_dialing",
-        "_exchange",
         "_held",
         "_is_whole",
-        "_last_bytes_at",
-        "_log",
-        "_paused",
-        "_relay",
-        "_soonest_s",
         "_streams",
-        "_verdict",
-        "_watch",
-        "answer",
         "asked",
         "attempts",
-        "check_at",
         "failure",
         "keep_alive",
         "may_resend",
-        "route",
-        "session",
+        "permit",
         "settled",
-        "upstream",
         "upstream_status",
     )
 
@@ -80,32 +65,21 @@ class Stream:
         streams: Streams,
         clock: Callable[[], float],
     ) -> None:
+        super().__init__(route, session, client, Log(client))
         self.asked = asked
-        self.route = route
-        self.session = session
-        self.upstream: Upstream | None = None
         self.upstream_status: int | None = None
         self.attempts = 0
         self.settled: Waiter = streams.future()
         self.failure: Failure | None = None
         self.may_resend = False
         self.keep_alive = False
-        self.check_at = NEVER
+        self.permit: Permit | None = None
+        """Given back when the stream ends."""
         self._held: HeldRequest | None = None
         self._streams = streams
         self._clock = clock
-        self._client = client
-        self._log = Log(client)
-        self._exchange: Exchange | None = None
         self._dialing: Cancellable | None = None
-        self.answer: Answer | None = None
-        self._relay: BodyRelay
-        self._verdict: tuple[Outcome, Failure | None] | None = None
         self._is_whole = True
-        self._paused = False
-        self._last_bytes_at = NEVER
-        self._deadlines: Deadlines
-        self._watch = ClientWatch(session.received_at)
 
     # What people are shown.
 
@@ -338,7 +312,7 @@ class Stream:
         if self.route.limits.on_slow_client == "pause":
             self._hold_upstream()
         self._watch.blocked(now)
-        self.check_at = min(self.check_at, now + _STALL_LOOK_S)
+        self.check_at = min(self.check_at, now + STALL_LOOK_S)
 
     def client_unread(self, is_unread: bool) -> None:
         """The client's leaving would go unheard (nobody reads its socket, say), or would be heard again."""
@@ -372,56 +346,11 @@ class Stream:
         self._client.abort()
         self._announce(Outcome.CLIENT_TOO_SLOW, Failure("client_too_slow", why))
 
-    # Deadlines, looked at by the registry's sweep.
+    # What the sweep finds.
 
-    def check(self, now: float) -> None:
-        """Apply every deadline that is due and say when to look next."""
-        if self.upstream is None or self.session.outcome is not None:
-            return
-        deadlines = self._deadlines
-        if (late := deadlines.missed_total(now)) is not None:
-            self._out_of_time(late)
-            return
-        next_at = self._check_client(now)
-        if self._verdict is None and self._exchange is not None:
-            self._check_upstream(now)
-        if self.session.outcome is None:
-            next_at = min(next_at, deadlines.next_at(**self._upstream_times()))
-            self.check_at = max(next_at, now)
-
-    def _upstream_times(self) -> UpstreamTimes:
-        session = self.session
-        is_running = self._exchange is not None
-        return {
-            "last_bytes_at": self._last_bytes_at if is_running else NEVER,
-            "has_content": not is_running or session.is_unobserved or session.first_content_at is not None,
-            "is_paused": self._paused,
-        }
-
-    def _check_upstream(self, now: float) -> None:
-        """The deadlines that only a running exchange can miss."""
-        if self._deadlines.is_over(now):
-            self._stop_upstream()
-            self._finish_upstream(None)
-        elif (late := self._deadlines.missed(now, **self._upstream_times())) is not None:
-            self._out_of_time(late)
-
-    def _check_client(self, now: float) -> float:
-        """The client's stall deadline while it is full, its heartbeat while all is quiet."""
-        if not self._client.is_ready:
-            stall_timeout_s = self.route.limits.stall_timeout_s
-            if self._watch.is_stalled(self._client.undelivered_bytes(), now, stall_timeout_s):
-                self._evict(f"the client took nothing for {stall_timeout_s:g} s")
-                return NEVER
-            return now + min(_STALL_LOOK_S, stall_timeout_s / 4)
-        if self.answer is None or not self.answer.heartbeat or self._verdict is not None or self._log.held:
-            return NEVER
-        due_at = self._watch.quiet_since(self._log.end, self._last_bytes_at) + self.route.heartbeat_s
-        if now < due_at or not self._relay.is_between_frames:
-            return max(due_at, now)
-        self._client.write(self.answer.heartbeat)
-        self._watch.heartbeat_sent(now)
-        return now + self.route.heartbeat_s
+    def _body_is_over(self) -> None:
+        self._stop_upstream()
+        self._finish_upstream(None)
 
     def _out_of_time(self, late: Failure) -> None:
         if self._verdict is not None:
@@ -477,6 +406,8 @@ class Stream:
             return
         self._log.drop()
         self._let_go()
+        if self.permit is not None:
+            self.permit.release()
         self._streams.ended(self)
         self._settle()
 

@@ -306,5 +306,5 @@ async def thinking_first(watching: Watching, format_name: str, clock: Clock) -> 
 def move_by_hand(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that apps built from now on go by."""
     clock = Clock()
-    monkeypatch.setattr("sidecar.app.time", SimpleNamespace(monotonic=clock, time=time.time, time_ns=time.time_ns))
+    monkeypatch.setattr("sidecar.app.app.time", SimpleNamespace(monotonic=clock, time=time.time, time_ns=time.time_ns))
     return clock

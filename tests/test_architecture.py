@@ -23,7 +23,10 @@ FLOORS = {
         "answer",
         "client_watch",
         "deadlines",
+        "drain",
+        "fallback",
         "headers",
+        "health",
         "held_request",
         "kept_content",
         "log",
@@ -32,12 +35,13 @@ FLOORS = {
         "session",
         "stencil",
         "stream",
+        "stream_deadlines",
         "streams",
         "withheld",
     },
-    "edges": {"secrets", "signing", "subscribers", "telemetry", "upstream"},
+    "edges": {"secrets", "shared_counts", "signing", "subscribers", "telemetry", "upstream"},
     "doors": {"admin", "gateway"},
-    "process": {"__main__", "app", "cli", "configuration", "demo", "simulator"},
+    "process": {"__main__", "app", "cli", "configuration", "demo", "reload", "simulator", "workers"},
 }
 HEIGHT = {floor: height for height, floor in enumerate(FLOORS)}
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -169,7 +169,7 @@ async def test_timed_out_before_an_answer(format_name: str) -> None:
 
 @on_uvloop
 async def test_shut_down_before_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.app.CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("sidecar.app.app.CLOSE_TIMEOUT_S", 0.1)
     observer = Observing()
     async with (
         serving() as server,

@@ -64,7 +64,7 @@ async def test_connecting(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that are still sending are not waited for as long as usual."""
-    monkeypatch.setattr("sidecar.app.CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("sidecar.app.app.CLOSE_TIMEOUT_S", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -9,5 +9,6 @@ from __future__ import annotations
 from sidecar.gateway.connection import ClientConnection, ClientServer
 from sidecar.gateway.handler import Gateway
 from sidecar.gateway.inquiry import Target
+from sidecar.gateway.plan import Plan
 
-__all__ = ["ClientConnection", "ClientServer", "Gateway", "Target"]
+__all__ = ["ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]

@@ -17,22 +17,23 @@ from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem, problem_headers
 from sidecar.gateway.bodies import is_here, is_read_whole, overloaded, read_whole, refuse_declared_size, take_whole
 from sidecar.gateway.ending import tell_broken_off, tell_ended
-from sidecar.gateway.inquiry import Inquiry, Target
+from sidecar.gateway.inquiry import Inquiry
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
 from sidecar.held_request import HeldRequest
-from sidecar.routing import Router, model_from_path, peek_body, safe_path, sent_path, split_target
+from sidecar.routing import model_from_path, peek_body, safe_path, sent_path, split_target
 from sidecar.secrets import SecretUnreadableError
 from sidecar.subscribers import HttpSubscriber
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from sidecar.gateway.connection import ClientConnection
+    from sidecar.gateway.plan import Plan
     from sidecar.gateway.request import ClientRequest
     from sidecar.headers import Headers
     from sidecar.secrets import Secret
-    from sidecar.settings import Route, Settings
+    from sidecar.settings import Route
     from sidecar.stream import Stream
     from sidecar.streams import Streams
 
@@ -64,31 +65,23 @@ class Gateway:
     """Answers every request of the traffic port. ``clock`` is monotonic, ``wall_clock`` counts from 1970; seconds."""
 
     def __init__(
-        self,
-        settings: Settings,
-        targets: Mapping[str, Target],
-        streams: Streams,
-        auth: Secret | None,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        self, plan: Plan, streams: Streams, clock: Callable[[], float], wall_clock: Callable[[], float]
     ) -> None:
-        self._settings = settings
-        self._targets = targets
+        self.plan = plan
+        """What requests that begin now go by; those that run keep theirs."""
         self._streams = streams
         self._observer = streams.observer
-        self._auth = auth
         self._clock = clock
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
         self._stream_ids = StreamIds()
-        self._router = Router(settings)
-        self._max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
 
     async def handle(self, request: ClientRequest, connection: ClientConnection) -> bool:
         """One request to its end. Whether its connection may carry another."""
         received_at = self._clock()
         target = request.target
-        cors = self._settings.cors
+        plan = self.plan
+        cors = plan.settings.cors
         inquiry = Inquiry(
             HeldRequest(head=request),
             connection,
@@ -96,7 +89,7 @@ class Gateway:
             received_at,
             target,
             family_of(split_target(target)[0]),
-            bears_own_token=self._auth is not None,
+            plan,
             extra_headers=cors_headers(cors, request.headers.get("Origin")) if cors.origins else [],
             trace=self._observer.started(request.headers),
         )
@@ -113,23 +106,23 @@ class Gateway:
             raise
 
     async def _answer(self, inquiry: Inquiry) -> bool:
-        request = inquiry.request
-        if self._settings.cors.origins and is_preflight(request.method, request.headers):
+        request, plan = inquiry.request, inquiry.plan
+        if plan.settings.cors.origins and is_preflight(request.method, request.headers):
             return self._preflight(inquiry)
-        self._check(request)
+        self._check(request, plan)
         path = safe_path(split_target(inquiry.target)[0])
         host = request.headers.get("Host", "")
-        needs_model = self._router.needs_model(path, host, request.headers)
+        needs_model = plan.router.needs_model(path, host, request.headers)
         inquiry.model = model_from_path(inquiry.target)
         if request.body_exists:
             if not needs_model and not is_read_whole(request, inquiry.family):
                 inquiry.held.body = None
             elif is_here(request):
-                self._take_body(inquiry, take_whole(request, self._max_body_bytes))
+                self._take_body(inquiry, take_whole(request, plan.max_body_bytes))
             else:
                 await self._read_whole(inquiry)
-        route = inquiry.route = self._router.match(path, host, request.headers, inquiry.model)
-        if inquiry.is_streamed and any(self._targets[name].signer is not None for name in route.upstreams):
+        route = inquiry.route = plan.router.match(path, host, request.headers, inquiry.model)
+        if inquiry.is_streamed and any(plan.targets[name].signer is not None for name in route.upstreams):
             await self._read_whole(inquiry)  # a signature covers every byte
         limit = route.limits.max_body_bytes
         if max(request.content_length or 0, inquiry.held.held_bytes) > limit:
@@ -137,7 +130,7 @@ class Gateway:
         stream = self._open(inquiry, route, path, self._format(request, route))
         del request  # as in `handle`
         try:
-            await serve(stream, inquiry, self._targets, self._streams)
+            await serve(stream, inquiry, self._streams)
         except asyncio.CancelledError:
             stream.client_gone()
             raise
@@ -151,17 +144,17 @@ class Gateway:
             inquiry.connection.unlisten()
         return stream.keep_alive
 
-    def _check(self, request: ClientRequest) -> None:
+    def _check(self, request: ClientRequest, plan: Plan) -> None:
         """What is refused before a byte of the body is read. Raises Failure."""
-        if sum([len(name) + len(value) for name, value in request.raw_headers]) > self._settings.max_header_bytes:
+        if sum([len(name) + len(value) for name, value in request.raw_headers]) > plan.settings.max_header_bytes:
             raise Failure("headers_too_large", "the request's header block is too large")
         if "websocket" in request.headers.get("Upgrade", "").lower():
             raise Failure("websocket_unsupported", "no route takes WebSocket upgrades")
         if request.method == "CONNECT":
             raise Failure("bad_request", "this is no forward proxy")
-        if self._auth is not None and not self._is_authorized(request, self._auth):
+        if plan.auth is not None and not self._is_authorized(request, plan.auth):
             raise Failure("unauthorized", "a valid bearer token is required")
-        if self._streams.buffered_bytes > self._settings.max_buffered_bytes:
+        if self._streams.buffered_bytes > plan.settings.max_buffered_bytes:
             raise overloaded()
 
     def _is_authorized(self, request: ClientRequest, auth: Secret) -> bool:
@@ -172,11 +165,11 @@ class Gateway:
             raise Failure("internal", f"the traffic port's token: {error}") from None
 
     async def _read_whole(self, inquiry: Inquiry) -> None:
-        request = inquiry.request
-        refuse_declared_size(request, self._max_body_bytes)
+        request, plan = inquiry.request, inquiry.plan
+        refuse_declared_size(request, plan.max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
-        body = await read_whole(request, self._max_body_bytes, self._streams, self._settings.max_buffered_bytes)
+        body = await read_whole(request, plan.max_body_bytes, self._streams, plan.settings.max_buffered_bytes)
         self._take_body(inquiry, body)
 
     def _take_body(self, inquiry: Inquiry, body: bytes) -> None:
@@ -197,7 +190,7 @@ class Gateway:
         request, connection = inquiry.request, inquiry.connection
         wants_stream = inquiry.peek.stream
         if wants_stream is None:
-            sent = sent_path(route, self._targets[route.upstreams[0]].upstream, path)
+            sent = sent_path(route, inquiry.plan.targets[route.upstreams[0]].upstream, path)
             query = split_target(inquiry.target)[1]
             wants_stream = streams_by_target(sent, query) or "text/event-stream" in request.headers.get("Accept", "")
         asked = Asked(
@@ -229,7 +222,7 @@ class Gateway:
     def _preflight(self, inquiry: Inquiry) -> bool:
         headers = inquiry.request.headers
         allowed = preflight_headers(
-            self._settings.cors,
+            inquiry.plan.settings.cors,
             headers.get("Origin", ""),
             headers.get("Access-Control-Request-Method", ""),
             headers.get("Access-Control-Request-Headers"),

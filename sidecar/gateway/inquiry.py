@@ -15,8 +15,11 @@ from sidecar.secrets import SecretUnreadableError
 
 if TYPE_CHECKING:
     from sidecar.gateway.connection import ClientConnection
+    from sidecar.gateway.plan import Plan
     from sidecar.gateway.request import ClientRequest
     from sidecar.headers import HeaderPolicy, Headers
+    from sidecar.health import Health
+    from sidecar.ports import Scope
     from sidecar.record import Trace
     from sidecar.secrets import Secret
     from sidecar.settings import Route, Upstream
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One upstream as the gateway uses it: its pool, its header rules and its secret, or who signs with it."""
+    """One upstream as the gateway uses it: its pool, its header rules, what limits it and how it is, and its secret or
+    who signs with it."""
 
     upstream: Upstream
     pool: UpstreamPool
     headers: HeaderPolicy
-    secret: Secret | None
+    scope: Scope
+    health: Health
+    secret: Secret | None = None
     signer: Signer | None = None
 
     def credential(self) -> str | None:
@@ -61,8 +67,8 @@ class Target:
 class Inquiry:
     """One request as far as it has been understood.
 
-    ``held`` has its head and body, as long as an upstream may yet have to be asked. ``bears_own_token``: its
-    Authorization was for the sidecar.
+    ``held`` has its head and body, as long as an upstream may yet have to be asked. ``plan`` is the configuration as
+    it was when its head came.
     """
 
     held: HeldRequest
@@ -71,7 +77,7 @@ class Inquiry:
     received_at: float
     target: str
     family: str
-    bears_own_token: bool
+    plan: Plan
     extra_headers: Headers = field(default_factory=list)
     peek: BodyPeek = BodyPeek()  # noqa: RUF009 - frozen
     model: str | None = None
@@ -79,6 +85,11 @@ class Inquiry:
     trace: Trace | None = None
     has_stream: bool = False
     """A stream was made of it."""
+
+    @property
+    def bears_own_token(self) -> bool:
+        """Its Authorization was for the sidecar."""
+        return self.plan.auth is not None
 
     @property
     def scheme(self) -> str:

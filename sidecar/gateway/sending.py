@@ -17,8 +17,6 @@ from sidecar.gateway.bodies import stream_body
 from sidecar.routing import mapped_model, rewrite_model, sent_path, target_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sidecar.gateway.inquiry import Inquiry, Target
     from sidecar.ports import Exchange
     from sidecar.stream import Stream
@@ -29,7 +27,7 @@ _WORTH_ANOTHER: Final = frozenset({Outcome.UPSTREAM_UNREACHABLE, Outcome.UPSTREA
 """How one upstream may fail, with nothing sent to the client, for the route's next one to be asked."""
 
 
-async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target], streams: Streams) -> None:
+async def serve(stream: Stream, inquiry: Inquiry, streams: Streams) -> None:
     """Ask the route's upstreams in order until one answers; returns when the stream has ended.
 
     Raises the Failure of the last one tried when nothing was sent to the client: the answer is the caller's then.
@@ -37,7 +35,7 @@ async def serve(stream: Stream, inquiry: Inquiry, targets: Mapping[str, Target],
     failure: Failure | None = None
     for name in stream.route.upstreams:
         try:
-            failure = await _try(stream, inquiry, targets[name], streams)
+            failure = await _try(stream, inquiry, inquiry.plan.targets[name], streams)
         except Failure as own:
             failure = own
         if failure is None:

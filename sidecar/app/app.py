@@ -1,4 +1,4 @@
-"""The composition root: the one place that builds concrete parts and ties them together.
+"""One process's data plane and its admin port, from start to end.
 
 Owns the order in which things start and stop. Must not hold a rule of its own: what a part does is its own business.
 """
@@ -11,31 +11,27 @@ import gc
 import logging
 import os
 import socket
-import ssl
-import stat
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
-from sidecar.gateway import ClientServer, Gateway, Target
-from sidecar.headers import HeaderPolicy, credential_headers
-from sidecar.secrets import AwsKeys, Secret
-from sidecar.settings import Limits
-from sidecar.signing import Signer
+from sidecar.app.listening import bound_address, listening_socket, server_tls
+from sidecar.app.plans import make_plan, secret_of
+from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
 from sidecar.telemetry.assembly import assemble
-from sidecar.upstream import UpstreamPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sidecar.record import Observer
-    from sidecar.settings import Address, AwsSigning, SecretSource, Settings
+    from sidecar.settings import Settings
     from sidecar.stream import Stream
     from sidecar.telemetry.line_output import LineOutput
+    from sidecar.upstream import UpstreamPool
 
 logger = logging.getLogger("sidecar.app")
 
@@ -73,27 +69,14 @@ class App:
             observer=self.telemetry if observer is None else observer,
             content_bytes=self.telemetry.content_bytes if content_bytes is None else content_bytes,
         )
-        credential_names = credential_headers(settings)
-        self._targets = {
-            name: Target(
-                upstream,
-                UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
-                HeaderPolicy(upstream, credential_names),
-                _secret(upstream.credentials.secret, environ),
-                _signer(upstream.credentials.aws, environ),
-            )
-            for name, upstream in settings.upstreams.items()
-        }
         wall_clock = time.time
-        gateway = Gateway(
-            settings, self._targets, self.streams, _secret(settings.auth, environ), self._clock, wall_clock
-        )
+        self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
         stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
         self._stall_timeout_s = stall_timeout_s
-        self._protocols = ClientServer(gateway.handle, max_field=_MAX_FIELD_BYTES)
+        self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
-        self._admin = Admin(settings.admin, self, _secret(settings.admin_auth, environ), page)
+        self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
@@ -142,17 +125,17 @@ class App:
 
     def pool(self, name: str) -> UpstreamPool:
         """The connections to one upstream."""
-        return self._targets[name].pool
+        return self._gateway.plan.targets[name].pool
 
     # Life.
 
     async def start(self) -> None:
         """Listen. Raises OSError for an address that cannot be had."""
-        listener = _listening_socket(self._settings.listen)
+        listener = listening_socket(self._settings.listen)
         try:
             prepare_listener(listener, self._stall_timeout_s)
             self._admin.start()
-            tls = _server_tls(self._settings)
+            tls = server_tls(self._settings)
             if listener.family == socket.AF_UNIX:
                 server = await self._loop.create_unix_server(
                     self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls
@@ -163,7 +146,7 @@ class App:
             listener.close()
             self._admin.stop()
             raise
-        self.address = _bound_address(listener, self._settings.listen)
+        self.address = bound_address(listener, self._settings.listen)
         self._server = server
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
@@ -176,7 +159,7 @@ class App:
     def _sweep_idle(self, now: float) -> None:
         del now  # pools go by the loop's own clock, which stamps their idle connections
         loop_now = self._loop.time()
-        for target in self._targets.values():
+        for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
         self._protocols.sweep(loop_now)
 
@@ -186,7 +169,7 @@ class App:
         if server is not None:
             server.close()
         await self.streams.close()
-        for target in self._targets.values():
+        for target in self._gateway.plan.targets.values():
             target.pool.close()
         await asyncio.sleep(0)  # the doors' waiters run now, so their answers are out before connections close
         self._protocols.pre_shutdown()
@@ -196,22 +179,6 @@ class App:
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.listen.path)
-
-
-def _smallest_buffer(settings: Settings, upstream: str) -> int:
-    """What an upstream's answers may have to fit into, whichever route they take."""
-    return min(
-        (route.limits.buffer_bytes for route in settings.routes if upstream in route.upstreams),
-        default=Limits().buffer_bytes,
-    )
-
-
-def _secret(source: SecretSource | None, environ: Mapping[str, str]) -> Secret | None:
-    return Secret(source, environ) if source is not None else None
-
-
-def _signer(signing: AwsSigning | None, environ: Mapping[str, str]) -> Signer | None:
-    return Signer(signing, AwsKeys(signing.keys, environ).read) if signing is not None else None
 
 
 def _describe(stream: Stream, now: float) -> dict[str, Any]:
@@ -227,51 +194,3 @@ def _describe(stream: Stream, now: float) -> dict[str, Any]:
         "bytes_buffered": stream.buffered_bytes,
         "lag_bytes": stream.lag_bytes,
     }
-
-
-def _listening_socket(address: Address) -> socket.socket:
-    """A bound socket. A Unix path left by a dead process is taken over; one that somebody listens on is not."""
-    if address.path:
-        _remove_stale_socket(address.path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        bind_to: Any = address.path
-    else:
-        found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, proto, _, bind_to = found[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(bind_to)
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return listener
-
-
-def _remove_stale_socket(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-
-
-def _bound_address(listener: socket.socket, asked: Address) -> Address:
-    if asked.path:
-        return asked
-    return type(asked)(asked.host, int(listener.getsockname()[1]))
-
-
-def _server_tls(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.tls.certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(settings.tls.certificate, settings.tls.key or None)
-    return context

@@ -1,0 +1,10 @@
+"""The composition root: the one package that builds concrete parts and ties them together.
+
+Owns which parts there are. Must not hold a rule of its own: what a part does is its own business.
+"""
+
+from __future__ import annotations
+
+from sidecar.app.app import App
+
+__all__ = ["App"]

@@ -1,0 +1,31 @@
+"""One configuration as the gateway works by it, swapped whole when another one is loaded.
+
+Owns that a request sees one configuration from its head to its end. Must not know how it was read or built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.routing import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.gateway.inquiry import Target
+    from sidecar.secrets import Secret
+    from sidecar.settings import Settings
+
+
+class Plan:
+    """``targets`` are the upstreams by name; ``auth`` is what clients have to bear, None for nothing."""
+
+    __slots__ = ("auth", "max_body_bytes", "router", "settings", "targets")
+
+    def __init__(self, settings: Settings, targets: Mapping[str, Target], auth: Secret | None) -> None:
+        self.settings = settings
+        self.targets = targets
+        self.auth = auth
+        self.router = Router(settings)
+        self.max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
+        """Before a route is known, no body may be larger than the largest that any of them takes."""
