@@ -82,6 +82,7 @@ def dialect_of_path(path: str) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.fullmatch(route)), None)
 
 
+@lru_cache(_PATHS_KNOWN)
 def dialect_of(path: str, configured: str) -> str | None:
     """The dialect that the answer to a stream request should speak; None where that is not known beforehand.
 
@@ -98,6 +99,7 @@ def streams_by_target(path: str, query: str) -> bool:
     return name is not None and (DIALECTS[name].streams_by_default or _STREAM_QUERY.search(query) is not None)
 
 
+@lru_cache(_PATHS_KNOWN)
 def detect(path: str, content_type: str, configured: str) -> Spoken | None:
     """What an answer speaks; None where it cannot be a stream.
 

@@ -99,7 +99,7 @@ def stream_fields(record: Record) -> dict[str, Any]:
         found["output_tokens"] = usage.output_tokens
         found["cached_input_tokens"] = usage.cached_input_tokens
         found["reasoning_tokens"] = usage.reasoning_tokens
-    return {name: value for name, value in found.items() if value is not None and value != "" and value != []}
+    return {name: value for name, value in found.items() if value or value == 0}  # not None, "" or []
 
 
 def _overhead(record: Record) -> float | None:
@@ -121,10 +121,11 @@ def _json(fields: Mapping[str, Any]) -> str:
 
 def _console_value(value: Any) -> str:
     """Bare where nothing in it could be taken for another field, else as JSON in ASCII, which no terminal obeys."""
-    if isinstance(value, list):
+    if not isinstance(value, str):
+        if not isinstance(value, list):
+            return str(value)
         value = ",".join(map(str, value))
-    text = value if isinstance(value, str) else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
 def _escaped(text: str) -> str:

@@ -1,13 +1,14 @@
 """The process's metrics: told of every request by the data loop, read by whoever scrapes or sends them.
 
-Owns the cells and the one lock on them. Must not know HTTP, threads or exporters. The loop holds the lock for the few
-microseconds of one request, a reader for those of one series, so neither waits for the other's work.
+Owns the cells and the one lock on them. Must not know HTTP, threads or exporters. The loop holds the lock for a few
+requests' microseconds, a reader for those of one series, so neither waits for the other's work.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from sidecar.telemetry import calls, names
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.telemetry.metric_settings import Temporality
 
 MODEL_LIMIT: Final = 100
+BATCH_ITEMS: Final = 16
+"""How many requests are counted in one go, some 60 µs."""
 _MAX_ROWS: Final = 4096
 """How many kinds of requests are remembered; they are found anew after that, for some 30 µs each."""
 _OK: Final = 200
@@ -59,6 +62,7 @@ class Metrics:
         self._response_models = ModelNames(models, model_limit)
         self._has_exemplars = exemplars
         self._active = 0
+        self._uncounted: deque[Record] = deque()
         self._lag = self._families.lag.cell({})
         self._gauges = [Gauge(name, read) for name, read in (gauges or {}).items()]
         self._gauges += [Gauge(names.SERVER_ACTIVE_REQUESTS, lambda: self._active), *process_gauges()]
@@ -71,9 +75,22 @@ class Metrics:
         self._active += 1
 
     def ended(self, record: Record) -> None:
-        """A request is over. Takes a few microseconds and never waits for more than one series' reading."""
+        """A request is over. It is counted along with the next few: one after the other they take half the time that
+        each takes alone, with everything else in between."""
         if self._active > 0:
             self._active -= 1
+        self._uncounted.append(record)
+        if len(self._uncounted) >= BATCH_ITEMS:
+            with self._lock:
+                self._count()
+
+    def _count(self) -> None:
+        """Take in what has ended, in whichever thread; the lock is held. No request waits for more than a batch."""
+        uncounted = self._uncounted
+        while uncounted:
+            self._count_one(uncounted.popleft())
+
+    def _count_one(self, record: Record) -> None:
         is_answered = record.upstream_status is not None and _OK <= record.upstream_status < _REDIRECT
         asked_model = record.sent_model or record.requested_model
         request_model = self._request_models.labels.get(asked_model)
@@ -103,15 +120,15 @@ class Metrics:
         trace = record.trace if self._has_exemplars else None
         if trace is not None and not trace.is_sampled:
             trace = None
-        with self._lock:
-            row = self._rows.get(alike)
-            if row is None:
-                row = self._remember(alike, Row(self._families, record, request_model, response_model))
-            row.add(record, trace)
+        row = self._rows.get(alike)
+        if row is None:
+            row = self._remember(alike, Row(self._families, record, request_model, response_model))
+        row.add(record, trace)
 
     def turned(self, late_s: float) -> None:
         """The data loop turned ``late_s`` later than it was asked to."""
         with self._lock:
+            self._count()
             self._lag.add(late_s if late_s > 0 else 0.0, 0.0, None)
 
     def _remember(self, alike: tuple[object, ...], row: Row) -> Row:
@@ -138,8 +155,12 @@ class Metrics:
 
     def collect(self, temporality: Temporality = "cumulative") -> MetricsData:
         """All that is known now, for the one reader who is told of each exemplar and each delta once."""
+        with self._lock:
+            self._count()
         return self._snapshots.tell(self._gauges, temporality)
 
     def prometheus(self, accept: str = "") -> tuple[bytes, str]:
         """What a scraper is shown and its content type; as OpenMetrics, exemplars with it, where ``accept`` has it."""
+        with self._lock:
+            self._count()
         return exposition(self._snapshots.show(self._gauges), accept)
