@@ -20,7 +20,7 @@ from sidecar.errors import Failure
 from sidecar.formats import make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
-from sidecar.headers import STREAM_HEADERS, response_headers, stream_headers
+from sidecar.headers import HOP_BY_HOP, STREAM_HEADERS, response_headers, stream_headers
 from sidecar.kept_content import Overheard
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.routing import sent_path
@@ -164,7 +164,7 @@ def _spoken(asked: Asked, path: str, content_type: str, has_length: bool, upstre
 
 
 def _plain(asked: Asked, head: ResponseHead, log: Log) -> Answer:
-    headers = response_headers(head.headers, drop_length=False)
+    headers = response_headers(head.headers)
     has_length = any(name.lower() == b"content-length" for name, _ in headers)
     if asked.method == "HEAD" or head.status in _BODYLESS:
         mode = BodyMode.NONE
@@ -231,16 +231,18 @@ def _stream(
     )
 
 
-_REPLACED_BY_TYPED: Final = frozenset({b"content-type", b"content-encoding", b"etag", b"content-md5", b"digest"})
+_SAID_BY_STREAMS: Final = HOP_BY_HOP | STREAM_HEADERS | {b"content-length"}
+_SAID_BY_TYPED: Final = _SAID_BY_STREAMS | {b"content-type", b"content-encoding", b"etag", b"content-md5", b"digest"}
 
 
 def _stream_head(asked: Asked, head: ResponseHead, format_: Format) -> Headers:
-    headers = response_headers(head.headers, drop_length=True)
-    if format_.content_type is not None:
-        headers = [item for item in headers if item[0].lower() not in _REPLACED_BY_TYPED]
+    if format_.content_type is None:
+        headers = response_headers(head.headers, _SAID_BY_STREAMS)
+    else:
+        headers = response_headers(head.headers, _SAID_BY_TYPED)
         headers.append((b"Content-Type", format_.content_type.encode()))
-    kept = [item for item in headers if item[0].lower() not in STREAM_HEADERS]
-    return kept + stream_headers(asked.stream_id, asked.format)
+    headers += stream_headers(asked.stream_id, asked.format)
+    return headers
 
 
 def _render(asked: Asked, status: int, reason: str, headers: Headers, mode: BodyMode) -> bytes:

@@ -256,21 +256,20 @@ def _is_credential_parameter(parameter: str) -> bool:
     return unquote_plus(parameter.partition("=")[0]).strip().lower() in CREDENTIAL_PARAMETERS
 
 
-def response_headers(raw: Iterable[tuple[bytes, bytes]], *, drop_length: bool) -> Headers:
+def response_headers(raw: Iterable[tuple[bytes, bytes]], drops: frozenset[bytes] = HOP_BY_HOP) -> Headers:
     """An upstream's headers as the client gets them: order and spelling kept, less hop-by-hop ones and any X-Stream-*.
 
-    ``drop_length`` also takes Content-Length, for a body whose length the sidecar may change.
+    ``drops`` are the names that do not travel, in lower case: with the hop-by-hop ones what will be said anew.
     """
     kept: Headers = []
     named: frozenset[bytes] = frozenset()
     for field in raw:
         name = field[0].lower()
-        if name == b"connection":
+        if name not in drops:
+            if not name.startswith(b"x-stream-"):
+                kept.append(field)
+        elif name == b"connection":
             named |= _connection_names(field[1])
-        elif name in HOP_BY_HOP or name.startswith(b"x-stream-") or (drop_length and name == b"content-length"):
-            continue
-        else:
-            kept.append(field)
     return [field for field in kept if field[0].lower() not in named] if named else kept
 
 
