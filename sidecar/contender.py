@@ -125,6 +125,7 @@ class Contender:
         "_head",
         "_held",
         "_is_out",
+        "_is_whole",
         "_relay",
         "_session",
         "attempt",
@@ -152,6 +153,7 @@ class Contender:
         self._dialing: Cancellable | None = None
         self._is_out = False
         self._has_ended = False
+        self._is_whole = False
 
     # Towards the upstream, called by the door.
 
@@ -273,7 +275,7 @@ class Contender:
     def on_end(self) -> None:
         """The body is whole. One that says nothing at all is an answer too, if it is whole by its own marks."""
         now = self._contest.stream.now()
-        self._has_ended = True
+        self._has_ended = self._is_whole = True
         _, failure = self._relay.finish(None, now)
         if failure is None or self._has_said_something:
             self._commit()
@@ -309,6 +311,8 @@ class Contender:
             else:
                 stream.on_body(body)
         self._held.clear()
+        if self._is_whole:
+            stream.on_end()
 
     def _reject(self, status: int, now: float) -> None:
         """Its answer is not passed on, since there is another try; its end is taken in silence."""
@@ -323,7 +327,8 @@ class Contender:
     def _fail_or_tell(self, failure: Failure, now: float) -> None:
         """It failed before it said anything. In a client's answer that has begun, what the upstream said of that is
         best told in its own words."""
-        if self._contest.stream.is_open and not self._contest.goes_on(failure, now):
+        is_told = self._contest.stream.is_open and failure.code == "upstream_error"
+        if is_told and not self._contest.goes_on(failure, now):
             self._commit()
         else:
             self._fail(failure)
