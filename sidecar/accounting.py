@@ -174,7 +174,7 @@ def _status(stream: Stream) -> int | None:
     """What has been sent; or, with nothing sent to a client that is still there, what the door answers next."""
     session = stream.session
     if session.has_sent:
-        return stream.upstream_status
+        return 200 if stream.is_open else stream.upstream_status
     if session.failure is None or session.outcome is Outcome.CLIENT_TOO_SLOW:
         return None
     return session.failure.http_status

@@ -17,11 +17,12 @@ from sidecar.dialects import DIALECTS, OPAQUE, make_dialect
 from sidecar.dialects.recognition import Spoken, detect, dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, ExtraChunk
 from sidecar.errors import Failure
-from sidecar.formats import make_format
+from sidecar.formats import TypedFormat, make_format
 from sidecar.framing import make_framing
 from sidecar.framing.inflate import INFLATABLE, Inflater
 from sidecar.headers import HOP_BY_HOP, STREAM_HEADERS, response_headers, stream_headers
 from sidecar.kept_content import Overheard
+from sidecar.opening import Opening, ToldRejection
 from sidecar.relay import BodyRelay, Collector, CompressedRelay, PlainRelay, Relay
 from sidecar.routing import sent_path
 from sidecar.withheld import WithheldRelay
@@ -126,6 +127,63 @@ def choose(
     stream = _stream(asked, head, route, upstream, session, log, spoken, coding)
     withheld = WithheldRelay(plain, stream, begin, session, Inflater(coding) if coding else None)
     return Answer(withheld, is_stream=False, format="typed")
+
+
+def choose_within(
+    asked: Asked,
+    head: ResponseHead,
+    route: Route,
+    upstream: Upstream,
+    session: Session,
+    log: Log,
+    opened: Answer | None,
+) -> Answer:
+    """The answer for one upstream head where the client's own has begun, as a stream, in ``opened``. Raises Failure
+    for one that cannot go on there."""
+    assert opened is not None  # noqa: S101 - it has begun
+    content_type, coding, has_length = _essentials(head)
+    if not 200 <= head.status < 300 or head.status in _BODYLESS:
+        said = _header(head, b"retry-after"), _header(head, b"x-amzn-errortype")
+        told = ToldRejection(head.status, _MAX_REJECTION_BYTES, *said, opened.relay)
+        return Answer(told, is_stream=True, format=asked.format, mode=opened.mode)
+    spoken = _spoken(asked, sent_path(route, upstream, asked.path), content_type, has_length, upstream)
+    is_native = asked.format == "native"
+    if spoken is None or (is_native and (coding or spoken.framing != "sse")):
+        raise Failure(
+            "upstream_not_a_stream", f"the upstream answered a stream request with {content_type or 'nothing'}"
+        )
+    answer = _stream(asked, head, route, upstream, session, log, spoken, coding)
+    answer.head, answer.mode = None, opened.mode
+    return answer
+
+
+def opening(asked: Asked, route: Route, upstream: Upstream, session: Session) -> Answer | None:
+    """A stream that begins before any upstream has answered; None where it is not known beforehand in what form.
+
+    ``upstream`` is the one that is asked first."""
+    if not asked.wants_stream or asked.method == "HEAD":
+        return None
+    given = asked.stream_id, route.name, upstream.name, asked.model, asked.created
+    if asked.format == "typed":
+        typed = TypedFormat(*given)
+        relay, heartbeat, content_type = Opening(session, typed.close), typed.heartbeat, TypedFormat.content_type or ""
+    else:
+        name = dialect_of(sent_path(route, upstream, asked.path), upstream.dialect)
+        if name is None or DIALECTS[name].framings != ("sse",):
+            return None
+        error_frame = make_dialect(name, "sse", is_certain=True).error_frame
+        relay = Opening(session, lambda ended: error_frame(ended.failure, "sse") if ended.failure else b"")
+        heartbeat, content_type = b": keep-alive\n\n" if route.native_heartbeat else b"", "text/event-stream"
+    mode = BodyMode.CHUNKED if asked.http_version >= (1, 1) else BodyMode.CLOSE
+    headers = [(b"Content-Type", content_type.encode()), *stream_headers(asked.stream_id, asked.format)]
+    return Answer(
+        relay,
+        is_stream=True,
+        format=asked.format,
+        head=_render(asked, 200, "OK", headers, mode),
+        mode=mode,
+        heartbeat=heartbeat if route.heartbeat_s else b"",
+    )
 
 
 def _may_say_error(content_type: str, coding: str) -> bool:

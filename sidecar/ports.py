@@ -222,6 +222,9 @@ class Exchange(Protocol):
     def abort(self) -> None:
         """Drop the connection now, in this turn of the loop; the sink hears nothing more. Idempotent."""
 
+    def hand_to(self, sink: ResponseSink) -> None:
+        """From now on ``sink`` is told what comes, in place of the one before."""
+
     def drain(self) -> None:
         """The sink wants no more: take the rest of the body in silence so the connection can be used again,
         within small bounds of bytes and time, else abort."""
@@ -254,9 +257,9 @@ class Waiter(Protocol):
 
 
 class Cancellable(Protocol):
-    """Work that can be called off; a task of the registry's."""
+    """Work that can be called off: a task of the registry's, or a timer."""
 
-    def cancel(self) -> bool:
+    def cancel(self) -> object:
         """Call it off. Idempotent."""
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.answer import BodyMode, choose, judge
+from sidecar.answer import BodyMode, choose, choose_within, judge
 from sidecar.client_watch import is_far_behind, is_nearly_level
-from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
+from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER
 from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
-from sidecar.stream_deadlines import STALL_LOOK_S, Timed
+from sidecar.stream_asking import Asking
+from sidecar.stream_deadlines import STALL_LOOK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,37 +24,27 @@ if TYPE_CHECKING:
     from sidecar.admission import Permit
     from sidecar.answer import Answer, Asked
     from sidecar.held_request import HeldRequest
-    from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
+    from sidecar.ports import ClientSide, ResponseHead
     from sidecar.session import Session
-    from sidecar.settings import Route, Upstream
+    from sidecar.settings import Route
     from sidecar.streams import Streams
 
 _UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
+_ASKED: Final = frozenset({UpstreamState.WAITING, UpstreamState.STREAMING})
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
-class Stream(Timed):
-    """A `ResponseSink` for the upstream and the listener of one client connection.
-
-    ``settled`` resolves when the door has something to do: the stream has ended, or it failed with nothing sent
-    (``failure`` says how; ``may_resend`` that a fresh connection is worth one try).
-    """
+class Stream(Asking):
+    """A `ResponseSink` for the upstream and the listener of one client connection."""
 
     __slots__ = (
         "__weakref__",
-        "_clock",
-        "_dialing",
         "_held",
         "_is_whole",
-        "_streams",
         "asked",
-        "attempts",
-        "failure",
+        "is_open",
         "keep_alive",
-        "may_resend",
         "permit",
-        "settled",
-        "upstream_status",
     )
 
     def __init__(
@@ -65,20 +56,14 @@ class Stream(Timed):
         streams: Streams,
         clock: Callable[[], float],
     ) -> None:
-        super().__init__(route, session, client, Log(client))
+        super().__init__(route, session, client, Log(client), streams, clock)
         self.asked = asked
-        self.upstream_status: int | None = None
-        self.attempts = 0
-        self.settled: Waiter = streams.future()
-        self.failure: Failure | None = None
-        self.may_resend = False
         self.keep_alive = False
+        self.is_open = False
+        """Its client's answer began before any upstream's."""
         self.permit: Permit | None = None
         """Given back when the stream ends."""
         self._held: HeldRequest | None = None
-        self._streams = streams
-        self._clock = clock
-        self._dialing: Cancellable | None = None
         self._is_whole = True
 
     # What people are shown.
@@ -97,6 +82,8 @@ class Stream(Timed):
     def buffered_bytes(self) -> int:
         """Bytes held on this stream's behalf in this process, its request body aside."""
         held = self.lag_bytes + (self.answer.relay.pending if self.answer is not None else 0)
+        if self._contest is not None:
+            held += self._contest.held_bytes
         return held if self.session.content is None else held + self.session.content.size
 
     @property
@@ -104,50 +91,11 @@ class Stream(Timed):
         """How far the client is behind what has been encoded for it."""
         return self._log.held + self._client.unsent_bytes
 
-    # Towards the upstream, called by the door.
-
-    def dialing(self, task: Cancellable) -> None:
-        """A connection is being made for this stream: the client's departure cancels it."""
-        self._dialing = task
-
-    def dialed(self) -> bool:
-        """The connection is there, or will not come. False if the stream ended meanwhile."""
-        self._dialing = None
-        return self.session.outcome is None
-
-    def begin(self, upstream: Upstream) -> bool:
-        """Ready for (another) try at ``upstream``. False if the stream has ended: its client left meanwhile."""
-        if self.session.outcome is not None:
-            return False
-        if self.session.upstream is UpstreamState.FAILED:
-            self.session.move(Signal.NEXT_UPSTREAM)
-        self.upstream = upstream
-        self.upstream_status = self.session.sent_at = None
-        self.attempts += 1
-        self._deadlines = Deadlines(upstream.timeouts, self.session.received_at)
-        self._soonest_s = min(self._deadlines.shortest_s, self.route.heartbeat_s or NEVER)  # of whatever comes next
-        self.check_at = min(self.check_at, self._deadlines.total_at)  # it runs while dialling, too
-        self.failure = None
-        self.may_resend = False
-        if self.settled.done():
-            self.settled = self._streams.future()
-        return True
-
-    def sent(self, exchange: Exchange, *, is_whole: bool = True) -> None:
-        """The request is on its way; `body_sent` follows where its body is streamed behind it."""
-        self._exchange = exchange
-        self.session.move(Signal.REQUEST_SENT)
-        self.check_at = min(self._deadlines.total_at, self._clock() + self._soonest_s)
-        if is_whole:
-            self.body_sent()
-
-    def body_sent(self) -> None:
-        """The upstream has all of the request; from here to the first content the ``first_token`` deadline runs."""
-        now = self._clock()
-        self.session.request_sent(now)
-        if self.answer is None:
-            self._deadlines.request_sent(now)
-            self.check_at = min(self.check_at, now + self._soonest_s)
+    def open(self, answer: Answer) -> None:
+        """Begin the client's answer before any upstream's; ``answer`` stands in for that until it comes."""
+        self.is_open = True
+        self._begin(answer)
+        self.check_at = min(self.check_at, self._clock() + (self.route.heartbeat_s or NEVER))
 
     # From the upstream, inside its data callback.
 
@@ -156,8 +104,11 @@ class Stream(Timed):
         assert self.upstream is not None  # noqa: S101 - begin() came first
         self._last_bytes_at = now = self._clock()
         self.upstream_status = head.status
+        if self._attempt is not None:
+            self._attempt.answered(head.status, now)
+        given = self.asked, head, self.route, self.upstream, self.session, self._log
         try:
-            answer = choose(self.asked, head, self.route, self.upstream, self.session, self._log, self._begin)
+            answer = choose_within(*given, self.answer) if self.is_open else choose(*given, self._begin)
         except Failure as failure:
             self.fail(failure)
             return
@@ -168,6 +119,8 @@ class Stream(Timed):
         self.check_at = min(self.check_at, now + self._soonest_s)
         if answer.head is not None:
             self._begin(answer)
+        elif self.is_open:
+            self._let_go()
 
     def _begin(self, answer: Answer) -> None:
         """Start the client's answer: at the upstream's head, or once its body has said what it is."""
@@ -175,7 +128,8 @@ class Stream(Timed):
         self.answer = answer
         self._relay = answer.relay
         self.session.has_sent = True
-        self._let_go()
+        if not self.is_open:
+            self._let_go()
         self.keep_alive = self.asked.keep_alive and answer.mode is not BodyMode.CLOSE
         rendered, answer.head = answer.head, None  # sent once, and not kept for as long as the stream lasts
         self._client.start(rendered, is_chunked=answer.mode is BodyMode.CHUNKED)
@@ -244,9 +198,11 @@ class Stream(Timed):
         if self.session.outcome is not None or self.session.upstream in {UpstreamState.ENDED, UpstreamState.FAILED}:
             return  # a late word: a broken upload, say, behind a whole answer or a client that has left
         now = self._clock()
-        answer = self.answer
-        self._is_whole = failure is None
-        outcome, verdict = judge(answer, failure, now)
+        outcome, verdict = judge(self.answer, failure, now)
+        if self._attempt is not None and verdict is not None and not self.may_resend:
+            self._attempt.failed(verdict, now)
+        # In an answer that began before the upstream's, its rejection is no end of a body.
+        self._is_whole = failure is None and not (self.is_open and outcome is Outcome.UPSTREAM_REJECTED)
         completed = outcome is Outcome.COMPLETED
         self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
         reaction = self.session.reaction
@@ -255,6 +211,11 @@ class Stream(Timed):
             self.answer = None
             self._settle()
             return
+        self._end_answer(outcome, verdict, now)
+
+    def _end_answer(self, outcome: Outcome, verdict: Failure | None, now: float) -> None:
+        """Close the client's side, which has been sent something."""
+        answer = self.answer
         assert answer is not None  # noqa: S101 - something was sent
         if self.session.first_sent_at is None and self.session.first_content_at is not None:
             self.session.first_sent_at = now
@@ -361,9 +322,19 @@ class Stream(Timed):
     # The end.
 
     def give_up(self, failure: Failure) -> None:
-        """The door answers with an HTTP error instead of a stream; nothing had been sent."""
+        """Nobody is asked any more. With nothing sent, the door answers with an HTTP error instead of a stream; else
+        the client is told here, and ``settled`` resolves anew."""
         self._stop_upstream()
-        self._announce(failure.outcome, failure)
+        if not self.is_open or self.session.outcome is not None:
+            self._announce(failure.outcome, failure)
+            return
+        if self.settled.done():
+            self.settled = self._streams.future()
+        if self.session.upstream is not UpstreamState.FAILED:
+            self.session.move(Signal.UPSTREAM_FAILED)
+        self._is_whole = False
+        now = self._clock()
+        self._end_answer(*judge(self.answer, failure, now), now)
 
     def crash(self) -> None:
         """A bug of ours broke off the work on this stream: end it, whatever its state."""
@@ -381,7 +352,7 @@ class Stream(Timed):
         failure = Failure("shutting_down", "the sidecar is shutting down")
         if self._dialing is not None:
             self._dialing.cancel()
-        if self._verdict is None and self.session.upstream in {UpstreamState.WAITING, UpstreamState.STREAMING}:
+        if self._verdict is None and (self.is_open or self.session.upstream in _ASKED):
             self.fail(failure)
         if self.session.outcome is None:
             self._stop_upstream()
@@ -394,6 +365,9 @@ class Stream(Timed):
 
     def _stop_upstream(self) -> None:
         """Drop the upstream's connection, made or in the making, in this turn of the loop."""
+        if self._contest is not None:
+            contest, self._contest = self._contest, None
+            contest.abort()
         if self._dialing is not None:
             self._dialing.cancel()
             self._dialing = None
@@ -424,7 +398,3 @@ class Stream(Timed):
             if self.session.has_sent:  # else the door still has to answer it
                 self._held.let_go()
             self._held = None
-
-    def _settle(self) -> None:
-        if not self.settled.done():
-            self.settled.set_result(None)

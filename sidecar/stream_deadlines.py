@@ -14,6 +14,7 @@ from sidecar.deadlines import NEVER
 
 if TYPE_CHECKING:
     from sidecar.answer import Answer
+    from sidecar.contender import Contest
     from sidecar.deadlines import Deadlines, UpstreamTimes
     from sidecar.errors import Failure, Outcome
     from sidecar.log import Log
@@ -31,6 +32,7 @@ class Timed:
 
     __slots__ = (
         "_client",
+        "_contest",
         "_deadlines",
         "_exchange",
         "_last_bytes_at",
@@ -56,6 +58,7 @@ class Timed:
         self._client = client
         self._log = log
         self._exchange: Exchange | None = None
+        self._contest: Contest | None = None
         self._relay: BodyRelay
         self._verdict: tuple[Outcome, Failure | None] | None = None
         self._paused = False
@@ -73,7 +76,9 @@ class Timed:
             self._out_of_time(late)
             return
         next_at = self._check_client(now)
-        if self._verdict is None and self._exchange is not None:
+        if self._contest is not None:
+            next_at = min(next_at, self._contest.check(now))
+        elif self._verdict is None and self._exchange is not None:
             self._check_upstream(now)
         if self.session.outcome is None:
             next_at = min(next_at, deadlines.next_at(**self._upstream_times()))

@@ -9,7 +9,7 @@ from typing import Any, cast
 from sidecar.answer import Asked
 from sidecar.errors import Failure, Outcome
 from sidecar.held_request import HeldRequest
-from sidecar.ports import ResponseHead
+from sidecar.ports import ResponseHead, ResponseSink
 from sidecar.record import Record
 from sidecar.settings import Address, EofRule, Limits, Route, Timeouts, Upstream
 from sidecar.streams import Streams
@@ -155,6 +155,9 @@ class Exchange:
 
     def abort(self) -> None:
         self.calls.append("abort")
+
+    def hand_to(self, sink: ResponseSink) -> None:
+        self.sink = sink
 
     def drain(self) -> None:
         self.calls.append("drain")

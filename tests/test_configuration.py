@@ -22,6 +22,7 @@ from sidecar.settings import (
     Limits,
     Logs,
     Match,
+    Retry,
     Route,
     SecretSource,
     ServerTls,
@@ -491,6 +492,67 @@ routes:
 """
     policies = {name: upstream.credentials.policy for name, upstream in read(text).upstreams.items()}
     assert policies == {"alone": "client", "shared": "none", "said": "client", "idle": "none"}
+
+
+def test_how_another_try_is_made_is_read_and_described() -> None:
+    keys = "{attempts: 4, statuses: [429, 503], budget: 0.5, max_wait: 5s, hedge_after: 500ms}"
+    text = (
+        "upstreams: {a: {url: 'http://a'}, b: {url: 'http://b'}}\n"
+        f"routes: [{{name: r, upstreams: {{a: 3, b: 0}}, commit: request, format: typed, retry: {keys}}}]"
+    )
+    settings = read(text)
+    (route,) = settings.routes
+    assert (route.upstreams, route.weights, route.commit) == (("a", "b"), (3, 0), "request")
+    assert route.retry == Retry(4, (429, 503), 0.5, 5.0, 0.5)
+    assert settings.warnings == ()
+    for words in (
+        "a (3), b (0)",
+        "commit at request",
+        "4 attempts",
+        "after 429, 503",
+        "budget 0.5",
+        "hedge after 500ms",
+    ):
+        assert words in describe(settings)
+    assert read(with_route("retry: {statuses: []}")).routes[0].retry == Retry(statuses=())
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("retry: {attempts: 21}", "retry.attempts", "from 0 to 20"),
+        ("retry: {statuses: [503, 400]}", "retry.statuses[1]", "wrong"),
+        ("retry: {statuses: [200]}", "retry.statuses[0]", "from 400 to 599"),
+        ("retry: {budget: 20%}", "retry.budget", "share"),
+        ("retry: {hedge_after: 3}", "retry.hedge_after", "unit"),
+        ("commit: body", "commit", "must be one of headers, first_content, request"),
+    ],
+)
+def test_what_is_wrong_with_another_try(text: str, path: str, message: str) -> None:
+    assert message in refused(with_route(text))[f"routes[0].{path}"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"), [("{up: 0}", "above zero"), ("{up: -1}", "whole number"), ("{no: 1}", "exist")]
+)
+def test_weights_that_choose_nobody(weights: str, message: str) -> None:
+    problems = refused(with_upstream(f"dialect: auto\nroutes: [{{name: r, upstreams: {weights}}}]"))
+    assert message in "".join(problems.values())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "warning"),
+    [
+        ("auto", "retry: {hedge_after: 1s}", "no second upstream is ever asked"),
+        ("auto", "retry: {hedge_after: 3m}", "has failed by then"),
+        ("opaque-sse", "commit: first_content", "its headers commit"),
+        ("ollama-chat", "commit: request", "not always server-sent events"),
+        ("openai-chat", "commit: request", "no heartbeats"),
+    ],
+)
+def test_what_never_comes_to_pass_is_warned_of(dialect: str, text: str, warning: str) -> None:
+    settings = read(with_upstream(f"dialect: {dialect}\nroutes: [{{name: r, upstreams: [up], {text}}}]"))
+    assert any(warning in each for each in settings.warnings)
 
 
 def test_aliases_may_share_whole_values() -> None:

@@ -17,6 +17,7 @@ from sidecar.settings import (
     Credentials,
     CredentialsPolicy,
     Match,
+    Retry,
     Route,
     SecretSource,
     Settings,
@@ -40,6 +41,7 @@ from tests.app_support import (
     stream,
     upstream_at,
 )
+from tests.departures import until
 from tests.upstream_support import serving, turns
 
 CLIENT_KEY = "client-key-7f3a"
@@ -170,6 +172,37 @@ async def test_fallback_without_a_key_is_sent_none() -> None:
         async with running(settings_for(*upstreams), ENVIRON) as app:
             reply = await asked(app, ask(headers=[("Authorization", f"Bearer {CLIENT_KEY}")]))
             assert (reply.status, keys_in(beta)) == (200, [set()])
+
+
+@pytest.mark.parametrize("commit", ["headers", "first_content", "request"])
+@pytest.mark.parametrize(
+    "retry", [Retry(attempts=4, max_wait_s=0.0), Retry(hedge_after_s=0.01)], ids=["status", "hedge"]
+)
+@on_uvloop
+async def test_each_try_is_sent_its_own_key(retry: Retry, commit: Any) -> None:
+    """By status, round and round again; or beside one that says nothing."""
+    async with (
+        serving() as silent,
+        answering(plain(b"{}", "503 Busy")) as beta,
+        answering(plain(b"{}", "503 No")) as alpha,
+    ):
+        is_hedged = bool(retry.hedge_after_s)
+        upstreams = (
+            keyed("alpha", silent.address if is_hedged else alpha.address, "ALPHA"),
+            keyed("beta", beta.address, "BETA"),
+        )
+        settings = settings_for(*upstreams, route={"retry": retry, "commit": commit})
+        async with running(settings, ENVIRON) as app, client_of(app) as client:
+            await client.send(ask(headers=[("x-api-key", CLIENT_KEY), ("Authorization", f"Bearer {CLIENT_KEY}")]))
+            if is_hedged:
+                peer = await silent.peer()
+                head = await peer.request()
+                assert [key for key in ALL_KEYS if key.encode() in head] == [ALPHA_KEY]
+                await until(lambda: beta.received)
+                peer.send(plain(b"{}", "503 Busy"))
+            await client.reply()
+            assert keys_in(alpha) == ([] if is_hedged else [{ALPHA_KEY}] * 2)
+            assert keys_in(beta) == [{BETA_KEY}] * (1 if is_hedged else 2)
 
 
 @on_uvloop

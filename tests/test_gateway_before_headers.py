@@ -149,9 +149,9 @@ async def test_last_upstreams_failure_is_told() -> None:
 @each_format
 @on_uvloop
 async def test_rejection_is_an_answer_and_asks_nobody_else(format_name: str) -> None:
-    rejected = plain(b'{"error":{"message":"no"}}', "500 Oops")
+    rejected = plain(b'{"error":{"message":"no"}}', "400 Oops")
     async with speaking(rejected) as first, serving() as second, before(first, second.address) as app:
-        assert (await asked(app, ask(headers=in_format(format_name)))).status == 500
+        assert (await asked(app, ask(headers=in_format(format_name)))).status == 400
         assert second.peers == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from sidecar.configuration.fallbacks import warnings_of_fallbacks
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.signing import MISSING, can_sign
@@ -34,6 +35,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *_unreadable(settings, environ),
         *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
         *_of_routes(settings),
+        *warnings_of_fallbacks(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.configuration.fallbacks import described, named_upstreams
 from sidecar.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def _guard(source: object | None) -> str:
 
 def _route_line(route: Route) -> str:
     limits = route.limits
-    parts = [f"  {route.name}: {_match(route.match)} → {', '.join(route.upstreams)}", f"format {route.format}"]
+    parts = [f"  {route.name}: {_match(route.match)} → {named_upstreams(route)}", f"format {route.format}"]
     if route.strip_prefix:
         parts.append(f"without {route.strip_prefix}")
     if route.rewrite:
         parts.append(f"as {route.rewrite}")
+    parts += described(route)
     parts.append(f"buffer {format_size(limits.buffer_bytes)}, then {limits.on_slow_client}")
     return "; ".join(parts)
 

@@ -127,11 +127,11 @@ class Section:
 
         return self._scalar(key, default, chosen)
 
-    def texts(self, key: str, parse: Callable[[str], T]) -> tuple[T, ...]:
-        """A list of texts, each made a value by ``parse``."""
+    def texts(self, key: str, parse: Callable[[str], T], *, only_text: bool = True) -> tuple[T, ...]:
+        """A list of texts, or of anything that is one word, each made a value by ``parse``."""
         values = []
         for position, item in enumerate(self._items(key)):
-            value = self._parsed(item, f"{self.below(key)}[{position}]", parse, only_text=True)
+            value = self._parsed(item, f"{self.below(key)}[{position}]", parse, only_text=only_text)
             if value is not None:
                 values.append(value)
         return tuple(values)

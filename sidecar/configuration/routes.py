@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sidecar.configuration.addresses import parse_path
+from sidecar.configuration.fallbacks import read_commit, read_retry, read_upstream_names
 from sidecar.configuration.fields import NAME_RULE, Section, header_name, is_name
 from sidecar.settings import Limits, Match, Route
 
@@ -41,9 +42,10 @@ def _read_route(section: Section, formats: Collection[str]) -> Route:
     if "name" not in section:
         section.complain("name", "is missing: start events and the admin port show it")
     default = Route("", ())
+    names, weights = read_upstream_names(section)
     return Route(
         name=section.checked("name", _route_name, ""),
-        upstreams=section.texts("upstreams", str),
+        upstreams=names,
         match=_read_match(section.section("match")),
         format=section.choice("format", formats, default.format),
         limits=_read_limits(section.section("limits")),
@@ -52,6 +54,9 @@ def _read_route(section: Section, formats: Collection[str]) -> Route:
         heartbeat_s=section.duration("heartbeat", default.heartbeat_s, zero=True),
         native_heartbeat=section.boolean("native_heartbeat", default.native_heartbeat),
         usage=section.choice("usage", ("as_asked", "request"), default.usage),
+        weights=weights,
+        retry=read_retry(section.section("retry")),
+        commit=read_commit(section),
     )
 
 

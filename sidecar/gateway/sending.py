@@ -1,76 +1,164 @@
 """A request on its way to a route's upstreams: composed for each, sent, tried again where that is safe.
 
-Owns which failures lead to another try and what each upstream is sent. Must not know how answers are relayed: the
-stream hears those by itself.
+Owns when connections are made for a try, and what each upstream is sent. Must not know whose turn it is, nor how
+answers are relayed: the stream hears those by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+import random
+import time
+from functools import partial
+from typing import TYPE_CHECKING, cast
 from weakref import WeakMethod
 
+from sidecar.answer import opening
+from sidecar.contender import Contender, Contest
 from sidecar.dialects.recognition import dialect_of
 from sidecar.dialects.usage_on_request import REPORTS_ON_REQUEST, asking_for_usage
-from sidecar.errors import Failure, Outcome
+from sidecar.errors import Failure
+from sidecar.fallback import Attempt, Attempts
 from sidecar.gateway.bodies import stream_body
 from sidecar.routing import mapped_model, rewrite_model, sent_path, target_path
+from sidecar.stream import Stream
 
 if TYPE_CHECKING:
     from sidecar.gateway.inquiry import Inquiry, Target
     from sidecar.ports import Exchange
-    from sidecar.stream import Stream
     from sidecar.streams import Streams
     from sidecar.upstream import Connection
 
-_WORTH_ANOTHER: Final = frozenset({Outcome.UPSTREAM_UNREACHABLE, Outcome.UPSTREAM_BROKEN, Outcome.TIMED_OUT})
-"""How one upstream may fail, with nothing sent to the client, for the route's next one to be asked."""
+Sink = Stream | Contender
+"""Who is told of an exchange: the stream itself, or a contender where the answer may yet be another's."""
 
 
 async def serve(stream: Stream, inquiry: Inquiry, streams: Streams) -> None:
-    """Ask the route's upstreams in order until one answers; returns when the stream has ended.
+    """Ask the route's upstreams, as its settings say, until one answers; returns when the stream has ended.
 
     Raises the Failure of the last one tried when nothing was sent to the client: the answer is the caller's then.
     """
+    plan, is_repeatable = inquiry.plan, not inquiry.is_streamed
+    fallback = plan.fallbacks[stream.route.name]
+    candidates = [plan.targets[name] for name in fallback.order()]
+    wall_clock = time.time  # noqa: TID251 - an upstream may name a date before which it wants to be left alone
+    attempts = Attempts(fallback, candidates, stream.permit, random.random, wall_clock, is_repeatable=is_repeatable)
+    if stream.route.commit == "request" and is_repeatable:
+        answer = opening(stream.asked, stream.route, candidates[0].upstream, stream.session)
+        if answer is not None:
+            stream.open(answer)
+    try:
+        failure = await _ask(stream, inquiry, attempts, streams)
+    finally:
+        attempts.close()
+    if failure is None:
+        return
+    stream.give_up(failure)
+    if not stream.is_open:
+        raise failure
+    await stream.settled
+
+
+async def _ask(stream: Stream, inquiry: Inquiry, attempts: Attempts[Target], streams: Streams) -> Failure | None:
+    """One attempt after the other. None when the stream has ended; else it is for the door to end it."""
     failure: Failure | None = None
-    for name in stream.route.upstreams:
+    while (attempt := attempts.claim(stream.now())) is not None:
         try:
-            failure = await _try(stream, inquiry, inquiry.plan.targets[name], streams)
+            failure = await _try(stream, inquiry, attempt, attempts, streams)
         except Failure as own:
             failure = own
-        if failure is None:
-            return
-        if failure.outcome not in _WORTH_ANOTHER or failure.code == "total_timeout" or inquiry.is_streamed:
-            break
-    assert failure is not None  # noqa: S101 - a route has at least one upstream
-    stream.give_up(failure)
-    raise failure
+        finally:
+            attempt.dropped()
+        if failure is None or not attempts.leads_on(failure):
+            return failure
+    return failure or attempts.refusal(stream.now())
 
 
-async def _try(stream: Stream, inquiry: Inquiry, target: Target, streams: Streams) -> Failure | None:
+async def _try(
+    stream: Stream, inquiry: Inquiry, attempt: Attempt[Target], attempts: Attempts[Target], streams: Streams
+) -> Failure | None:
     """One upstream: on an idle connection if there is one, else on a fresh one, which a dead idle one leads to too."""
-    if not stream.begin(target.upstream):
-        return None
-    # A body that is streamed through cannot be sent twice, so it never goes on a connection that may be dead.
-    may_resend = not inquiry.is_streamed
-    connection = target.pool.take() if may_resend else None
-    while True:
+    target, may_resend = attempt.target, not inquiry.is_streamed
+    contest = Contest(stream, attempts) if _is_contested(stream, inquiry, attempts) else None
+    if attempt.wait_s and not await _wait(stream, attempt, contest):
+        return stream.failure
+    is_fresh = not may_resend  # a body that is streamed through never goes on a connection that may be dead
+    while stream.begin(target.upstream, attempt if contest is None else None, contest):
+        sink: Sink = stream
+        if contest is not None:
+            sink = contest.enter(attempt)
+            _plan_hedge(stream, inquiry, contest, attempts, streams)
+        connection = None if is_fresh else target.pool.take()
         if connection is None:
-            connection = await _dial(stream, target, inquiry.connection.task)
-            if connection is None:
-                return stream.failure
-        exchange = _send(stream, inquiry, target, connection)
-        if inquiry.is_streamed:
-            await _upload(stream, inquiry, exchange, target, streams)
+            connection = await _dial(sink, target, inquiry.connection.task)
+        if connection is not None:
+            exchange = _send(sink, stream, inquiry, target, connection)
+            if inquiry.is_streamed:
+                await _upload(stream, inquiry, exchange, target, streams)
         await stream.settled
-        if stream.failure is None or not stream.may_resend or not may_resend:
+        if stream.failure is None or not stream.may_resend or is_fresh:
             return stream.failure
-        if not stream.begin(target.upstream):
-            return None
-        connection = None
+        is_fresh = True
+    return None
 
 
-def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connection) -> Exchange:
+def _is_contested(stream: Stream, inquiry: Inquiry, attempts: Attempts[Target]) -> bool:
+    """Whether an upstream's head may yet be dropped for another's answer. Where not, nothing stands in the way."""
+    if inquiry.is_streamed:
+        return False
+    route = stream.route
+    if route.commit != "headers" and stream.asked.wants_stream:
+        return True
+    return attempts.left > 0 and bool(route.retry.statuses or route.retry.hedge_after_s)
+
+
+async def _wait(stream: Stream, attempt: Attempt[Target], contest: Contest | None) -> bool:
+    """Leave an upstream alone for a while before it is asked again. False where the stream wants nothing any more."""
+    if not stream.begin(attempt.target.upstream, None, contest, tries=0):
+        return False
+    settled = cast("asyncio.Future[None]", stream.settled)
+    await asyncio.wait({settled}, timeout=attempt.wait_s)
+    return not settled.done()
+
+
+def _plan_hedge(
+    stream: Stream, inquiry: Inquiry, contest: Contest, attempts: Attempts[Target], streams: Streams
+) -> None:
+    """Another upstream is asked beside the one that is, where that takes too long."""
+    after_s = stream.route.retry.hedge_after_s
+    if after_s and attempts.left > 0:
+        start = partial(_start_hedge, stream, inquiry, contest, attempts, streams)
+        contest.timer = asyncio.get_running_loop().call_later(after_s, start)
+
+
+def _start_hedge(
+    stream: Stream, inquiry: Inquiry, contest: Contest, attempts: Attempts[Target], streams: Streams
+) -> None:
+    only = contest.only
+    if only is None:
+        return
+    attempt = attempts.claim(stream.now(), beside=only.attempt.target)
+    if attempt is not None:
+        stream.attempts += 1
+        streams.spawn(_hedge(stream, inquiry, attempt.target, contest.enter(attempt)), "hedge")
+
+
+async def _hedge(stream: Stream, inquiry: Inquiry, target: Target, contender: Contender) -> None:
+    """Send the request to one more; what comes of it is heard by the stream."""
+    try:
+        connection = target.pool.take()
+        if connection is None:
+            connection = await _dial(contender, target, cast("asyncio.Task[None]", asyncio.current_task()))
+        if connection is not None:
+            _send(contender, stream, inquiry, target, connection)
+    except Failure as failure:
+        contender.on_fail(failure, may_resend=False)
+    except Exception:
+        stream.fail(Failure("internal", "the sidecar failed on this request"))
+        raise
+
+
+def _send(sink: Sink, stream: Stream, inquiry: Inquiry, target: Target, connection: Connection) -> Exchange:
     """Put the request on the connection; a request that cannot be composed leaves no connection behind."""
     try:
         head, body, chunked = _compose(stream, inquiry, target)
@@ -78,8 +166,8 @@ def _send(stream: Stream, inquiry: Inquiry, target: Target, connection: Connecti
         connection.close()
         raise
     method = stream.asked.method.encode()
-    exchange = connection.send(stream, method=method, head=head, body=body, chunked_body=chunked)
-    stream.sent(exchange, is_whole=body is not None)
+    exchange = connection.send(sink, method=method, head=head, body=body, chunked_body=chunked)
+    sink.sent(exchange, is_whole=body is not None)
     return exchange
 
 
@@ -100,10 +188,10 @@ class _Dialling:
         return self.task.cancel()
 
 
-async def _dial(stream: Stream, target: Target, task: asyncio.Task[None]) -> Connection | None:
-    """A fresh connection; None when the stream ended or failed meanwhile."""
+async def _dial(sink: Sink, target: Target, task: asyncio.Task[None]) -> Connection | None:
+    """A fresh connection; None when the stream ended or failed meanwhile, or another upstream has answered."""
     dialling = _Dialling(task)
-    stream.dialing(dialling)
+    sink.dialing(dialling)
     refusal: Failure | None = None
     try:
         connection = await target.pool.dial()
@@ -114,9 +202,10 @@ async def _dial(stream: Stream, target: Target, task: asyncio.Task[None]) -> Con
             raise  # it was not, or not only, the stream that wanted no more
         return None  # the client left, or the process ends: the stream knows
     finally:
-        is_wanted = stream.dialed()  # whatever came of it: a later word must not cancel this task
+        is_wanted = sink.dialed()  # whatever came of it: a later word must not cancel this task
     if refusal is not None:
-        stream.on_fail(refusal, may_resend=False)
+        if is_wanted:
+            sink.on_fail(refusal, may_resend=False)
         return None
     if not is_wanted:
         connection.close()

@@ -292,6 +292,11 @@ class Connection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
 
+    def hand_to(self, sink: ResponseSink) -> None:
+        """Tell ``sink`` what is still to come of the answer."""
+        if self._exchange is not None:
+            self._sink = sink
+
     def drain_answer(self) -> None:
         """Take the rest of the answer in silence, within bounds. Idempotent."""
         if self._exchange is not None:

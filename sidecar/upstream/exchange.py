@@ -58,6 +58,10 @@ class Handle:
         if self.connection is not None:
             self.connection.close()
 
+    def hand_to(self, sink: ResponseSink) -> None:
+        if self.connection is not None:
+            self.connection.hand_to(sink)
+
     def drain(self) -> None:
         if self.connection is not None:
             self.connection.drain_answer()
