@@ -19,6 +19,7 @@ import uvloop
 from sidecar import __version__, simulator
 from sidecar.app import App
 from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
+from sidecar.drain import Word
 from sidecar.secrets import SecretUnreadableError
 from sidecar.telemetry.line_output import LineOutput, redirect_logging
 
@@ -110,19 +111,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings, lines: LineOutput) -> None:
-    """Run until SIGINT or SIGTERM."""
+    """Run until told to stop, by a signal, and all is over or nobody waits any longer."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stop.set)
     app = App(settings, os.environ, lines)
+    for number, word in ((signal.SIGINT, Word.INTERRUPT), (signal.SIGTERM, Word.STOP)):
+        loop.add_signal_handler(number, app.tell, word, number.name)
     await app.start()
     logger = logging.getLogger("sidecar")
     admin = settings.admin if settings.admin.path else replace(settings.admin, port=app.admin_port)
     logger.info("listening on %s, admin on %s", app.address, admin)
     try:
-        await stop.wait()
-        logger.info("stopping")
+        await app.closing()
     finally:
         await app.close()
 

@@ -170,6 +170,11 @@ class Streams:
     def _observer_failed(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": "whoever observes this process failed", "exception": error})
 
+    def keep_no_connection(self) -> None:
+        """No answer that has yet to begin leaves its connection open."""
+        for stream in self:
+            stream.keep_no_connection()
+
     def end_all(self) -> None:
         """End every stream as ``shutting_down``, telling its client where that can still be told."""
         for stream in self:

@@ -16,17 +16,20 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
+from sidecar.app.departure import Departure
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.gateway import ClientServer, Gateway
+from sidecar.gateway import KEEPALIVE_TIMEOUT_S, ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
 from sidecar.telemetry.assembly import assemble
+from sidecar.telemetry.telemetry import CLOSE_TIMEOUT_S as FLUSH_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sidecar.drain import Doing, Farewell, Word
     from sidecar.record import Observer
     from sidecar.settings import Settings
     from sidecar.stream import Stream
@@ -37,6 +40,15 @@ logger = logging.getLogger("sidecar.app")
 
 LISTEN_BACKLOG: Final = 4096
 CLOSE_TIMEOUT_S: Final = 5.0
+HURRIED_S: Final = 0.25
+"""How long clients that are still sending are waited for by a process that nobody waits for any longer."""
+
+HURRIED_FLUSH_S: Final = 1.0
+"""How long telemetry may then take: the kubelet leaves two seconds at least."""
+
+PARTING_S: Final = 1.0
+"""How long a connection may wait for a request that would be refused."""
+
 _MAX_FIELD_BYTES: Final = 16 * 1024
 _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
 
@@ -75,6 +87,7 @@ class App:
         self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
+        self._departure = Departure(self, lambda: self._settings, self._clock, self._loop)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
@@ -92,8 +105,8 @@ class App:
 
     @property
     def is_ready(self) -> bool:
-        """The traffic port takes requests."""
-        return self._server is not None
+        """The traffic port takes requests, and more may be sent."""
+        return self._server is not None and self._departure.doing.is_ready
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -117,6 +130,15 @@ class App:
         """What /streams shows, oldest first."""
         now = self._clock()
         return [_describe(stream, now) for stream in self.streams]
+
+    def ask_to_drain(self) -> Future[Farewell]:
+        """The hook: answered when the drain is over, in egress mode at once. Safe to call from any thread."""
+        return self._departure.hook()
+
+    @property
+    def drain_patience_s(self) -> float:
+        """How long that takes at most."""
+        return self._departure.patience_s
 
     @property
     def admin_port(self) -> int:
@@ -161,10 +183,44 @@ class App:
         loop_now = self._loop.time()
         for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
-        self._protocols.sweep(loop_now)
+        self._protocols.sweep(loop_now, PARTING_S if self._departure.doing.refuses else KEEPALIVE_TIMEOUT_S)
+
+    # Leaving.
+
+    def tell(self, word: Word, who: str) -> None:
+        """The process is asked to leave; ``who`` asks, for the log. `closing` says when to `close`."""
+        self._departure.tell(word, who)
+
+    async def drain(self) -> Farewell:
+        """Drain as the hook does; returns when it is over, in egress mode at once. Idempotent."""
+        return await asyncio.wrap_future(self._departure.hook())
+
+    async def closing(self) -> None:
+        """Until the process is to close: its requests are over, or will not be waited for."""
+        await self._departure.closing()
+
+    def active(self) -> int:
+        """Requests under way, whether streams, plain ones or uploads."""
+        return self._gateway.active
+
+    def is_idle(self) -> bool:
+        """No request is under way, and every byte of the last answers has left."""
+        return not self._gateway.active and not self._protocols.has_unsent()
+
+    def entered(self, doing: Doing) -> None:
+        """Do from now on what this state of the leave calls for."""
+        self._gateway.doing = doing
+        if not doing.keeps:
+            self.streams.keep_no_connection()
+        if doing.refuses:
+            self._protocols.sweep(self._loop.time(), PARTING_S)
+        if doing.ends_streams:
+            self.streams.end_all()
 
     async def close(self) -> None:
         """Stop listening, end every stream and leave nothing behind."""
+        is_hurried = self._departure.is_hurried
+        self._departure.closed()
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -173,8 +229,9 @@ class App:
             target.pool.close()
         await asyncio.sleep(0)  # the doors' waiters run now, so their answers are out before connections close
         self._protocols.pre_shutdown()
-        await self._protocols.shutdown(CLOSE_TIMEOUT_S)
-        await asyncio.to_thread(self.telemetry.close)  # every request has been told of by now
+        await self._protocols.shutdown(HURRIED_S if is_hurried else CLOSE_TIMEOUT_S)
+        # Every request has been told of by now.
+        await asyncio.to_thread(self.telemetry.close, HURRIED_FLUSH_S if is_hurried else FLUSH_S)
         await asyncio.to_thread(self._admin.stop)
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):
