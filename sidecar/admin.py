@@ -70,7 +70,8 @@ class Admin:
     ) -> None:
         self._address = address
         self._plane = plane
-        self._auth = auth
+        self.auth = auth
+        """Who may ask; may be another at any time."""
         self._page = page
         self._thread = threading.Thread(target=self._run, name="sidecar-admin", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -134,10 +135,10 @@ class Admin:
         """Probes carry no token; everything else needs one where one is configured. A hook of this machine needs none
         either, as whoever can call it there could send a signal."""
         is_open = request.path in _PROBES or (request.path == "/drain" and self._address.is_loopback)
-        if self._auth is not None and not is_open:
+        if self.auth is not None and not is_open:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             try:
-                allowed = scheme.lower() == "bearer" and self._auth.matches(token.strip())
+                allowed = scheme.lower() == "bearer" and self.auth.matches(token.strip())
             except SecretUnreadableError as error:
                 logger.error("the admin port's token: %s", error)  # noqa: TRY400 - the message names the source, no more
                 allowed = False

@@ -26,6 +26,7 @@ FLOOR_S = 2.0
 """What a container has between SIGTERM and SIGKILL, however much of the grace period is left."""
 
 FRAME_INTERVAL_S = 0.01
+ON_FREE_PORTS = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n"
 
 
 def in_a_pod(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -159,13 +160,13 @@ async def asked_at(address: Address, data: bytes) -> Reply:
 
 
 @asynccontextmanager
-async def sidecar(config: Path, text: str, *arguments: str) -> AsyncIterator[Sidecar]:
-    """Run it with this configuration, in which ports are free ones."""
-    config.write_text(f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{text}")
+async def sidecar_run(*arguments: str) -> AsyncIterator[Sidecar]:
+    """`sidecar run` with these arguments, once it listens."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar", "run", "--config", str(config), *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        *(sys.executable, "-m", "sidecar", "run", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     running = Sidecar(process)
     try:
         await running.listening()
@@ -177,12 +178,21 @@ async def sidecar(config: Path, text: str, *arguments: str) -> AsyncIterator[Sid
         await running.ended()
 
 
+@asynccontextmanager
+async def sidecar(config: Path, text: str) -> AsyncIterator[Sidecar]:
+    """`sidecar run` with this configuration, in which ports are free ones."""
+    config.write_text(f"{ON_FREE_PORTS}{text}")
+    async with sidecar_run("--config", str(config)) as running:
+        yield running
+
+
 @dataclass
 class Model:
     """A model server: a stream of so many frames for each request, told apart by their number. ``sent`` are the bodies
     of its streams as it has sent them."""
 
     frames: int
+    name: str = ""
     address: Address = field(default_factory=Address)
     sent: list[bytes] = field(default_factory=list)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -201,7 +211,7 @@ class Model:
         number = len(self.sent)
         self.sent.append(b"")
         writer.write(SSE_HEAD)
-        texts = [f"stream {number} frame {count};" for count in range(self.frames)]
+        texts = [f"{self.name} stream {number} frame {count};" for count in range(self.frames)]
         for frame in openai_frames(*texts):
             if writer.transport.is_closing():
                 return
@@ -220,9 +230,35 @@ class Model:
         return Container(self.stop, self.stop, self._gone.wait, hook)
 
 
+class ConfigMap:
+    """A mounted ConfigMap, changed as the kubelet does: a new folder, and a rename of the symlink in the middle."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._folder = folder
+        self._version = 0
+        folder.mkdir()
+        self.update(text)
+        self.file = folder / "sidecar.yaml"
+        self.file.symlink_to("..data/sidecar.yaml")
+
+    def update(self, text: str) -> None:
+        """Another content."""
+        self._version += 1
+        version = self._folder / f"..2026_11_24_20_00_{self._version:02}.123456789"
+        version.mkdir()
+        (version / "sidecar.yaml").write_text(text)
+        fresh = self._folder / "..data_tmp"
+        fresh.symlink_to(version.name)
+        fresh.rename(self._folder / "..data")
+        for old in self._folder.glob("..2026*"):
+            if old != version:
+                (old / "sidecar.yaml").unlink()
+                old.rmdir()
+
+
 @asynccontextmanager
-async def model(frames: int) -> AsyncIterator[Model]:
-    serving = Model(frames)
+async def model(frames: int, name: str = "") -> AsyncIterator[Model]:
+    serving = Model(frames, name)
     server = await asyncio.start_server(serving.serve, "127.0.0.1", 0)
     serving.address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
     try:

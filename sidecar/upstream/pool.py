@@ -113,6 +113,12 @@ class UpstreamPool:
         for connection in [one for one in self._idle if one.idle_since < oldest]:
             connection.close()
 
+    def retire(self) -> None:
+        """Nobody new comes here: idle connections are closed now, busy ones when they are given back."""
+        self._max_idle = 0
+        for connection in [*self._idle]:
+            connection.close()
+
     def close(self) -> None:
         """Drop every connection; running exchanges fail with ``shutting_down``."""
         self._is_closed = True
