@@ -172,7 +172,7 @@ async def test_a_plain_container_gets_its_signal_with_the_application(config: Pa
 @in_a_pod
 async def test_a_stream_longer_than_the_grace_period_is_told_within_the_floor(text: str, config: Path) -> None:
     async with (
-        model(100_000) as upstream,
+        model(4000) as upstream,
         sidecar(config, text + before(upstream)) as running,
         AsyncExitStack() as stack,
     ):
@@ -187,6 +187,23 @@ async def test_a_stream_longer_than_the_grace_period_is_told_within_the_floor(te
         assert await running.ended() == 0
         assert not beside.was_killed
         assert f"{STREAMS} requests cut off" in running.log
+
+
+@in_a_pod
+async def test_a_collector_that_never_answers_does_not_outlast_the_floor(config: Path) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as collector, model(5) as upstream:
+        port = collector.sockets[0].getsockname()[1]
+        telemetry = f"telemetry: {{otlp: 'http://127.0.0.1:{port}', metrics: true}}\n"
+        async with sidecar(config, EGRESS + telemetry + before(upstream)) as running, AsyncExitStack() as stack:
+            await asyncio.gather(*map(body_of, await begin(stack, running)))
+            beside = running.container()
+            await end_pod([], [beside], 0.5)
+            assert await running.ended() == 0
+            assert not beside.was_killed
 
 
 @in_a_pod

@@ -48,8 +48,8 @@ CLOSE_TIMEOUT_S: Final = 5.0
 HURRIED_S: Final = 0.25
 """How long clients that are still sending are waited for by a process that nobody waits for any longer."""
 
-HURRIED_FLUSH_S: Final = 1.0
-"""How long telemetry may then take: the kubelet leaves two seconds at least."""
+HURRIED_FLUSH_S: Final = 0.5
+"""How long telemetry may then take, and as long again to be broken off: the kubelet leaves two seconds at least."""
 
 PARTING_S: Final = 1.0
 """How long a connection may wait for a request that would be refused."""

@@ -116,8 +116,7 @@ class UpstreamPool:
     def retire(self) -> None:
         """Nobody new comes here: idle connections are closed now, busy ones when they are given back."""
         self._max_idle = 0
-        for connection in [*self._idle]:
-            connection.close()
+        self.sweep(float("inf"))
 
     def close(self) -> None:
         """Drop every connection; running exchanges fail with ``shutting_down``."""
