@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Future
 
+    from sidecar.drain import Farewell
     from sidecar.secrets import Secret
     from sidecar.settings import Address
 
@@ -34,10 +35,14 @@ STUCK_AFTER_S: Final = 10.0
 
 _SNAPSHOT_TIMEOUT_S: Final = 5.0
 _START_TIMEOUT_S: Final = 10.0
+_DRAIN_MARGIN_S: Final = 5.0
+"""How much later than it should be a drain's end is still waited for."""
+
+_PROBES: Final = frozenset({"/livez", "/readyz"})
 
 
 class DataPlane(Protocol):
-    """What the admin door may ask. Only ``is_ready`` and ``silent_s`` are called from its own thread."""
+    """What the admin door may ask, from its own thread."""
 
     @property
     def is_ready(self) -> bool:
@@ -49,6 +54,13 @@ class DataPlane(Protocol):
     def ask(self) -> Future[list[dict[str, Any]]]:
         """A description of every running stream, made in the data loop."""
 
+    def ask_to_drain(self) -> Future[Farewell]:
+        """The hook: answered when the drain is over."""
+
+    @property
+    def drain_patience_s(self) -> float:
+        """How long that takes at most."""
+
 
 class Admin:
     """The admin port. `start` returns when it listens; `stop` when its thread has ended."""
@@ -58,7 +70,8 @@ class Admin:
     ) -> None:
         self._address = address
         self._plane = plane
-        self._auth = auth
+        self.auth = auth
+        """Who may ask; may be another at any time."""
         self._page = page
         self._thread = threading.Thread(target=self._run, name="sidecar-admin", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,6 +110,8 @@ class Admin:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/streams", self._streams)
+        app.router.add_get("/drain", self._drain, allow_head=False)
+        app.router.add_post("/drain", self._drain)
         if self._page is not None:
             app.router.add_get("/metrics", partial(self._metrics, self._page))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -117,11 +132,13 @@ class Admin:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Probes carry no token; everything else needs one where one is configured."""
-        if self._auth is not None and request.path not in {"/livez", "/readyz"}:
+        """Probes carry no token; everything else needs one where one is configured. A hook of this machine needs none
+        either, as whoever can call it there could send a signal."""
+        is_open = request.path in _PROBES or (request.path == "/drain" and self._address.is_loopback)
+        if self.auth is not None and not is_open:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             try:
-                allowed = scheme.lower() == "bearer" and self._auth.matches(token.strip())
+                allowed = scheme.lower() == "bearer" and self.auth.matches(token.strip())
             except SecretUnreadableError as error:
                 logger.error("the admin port's token: %s", error)  # noqa: TRY400 - the message names the source, no more
                 allowed = False
@@ -150,6 +167,17 @@ class Admin:
         except TimeoutError:
             return web.json_response({"error": "the data loop did not answer"}, status=503)
         return web.json_response({"active": len(streams), "streams": streams})
+
+    async def _drain(self, request: web.Request) -> web.StreamResponse:
+        """A preStop hook: its answer is what the kubelet waits for, whatever the status."""
+        if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+            return web.json_response({"error": "not for other sites' pages"}, status=403)
+        try:
+            async with asyncio.timeout(self._plane.drain_patience_s + _DRAIN_MARGIN_S):
+                drained = await asyncio.wrap_future(self._plane.ask_to_drain())
+        except TimeoutError:
+            return web.json_response({"error": "the data loop did not answer"}, status=503)
+        return web.json_response({"state": drained.state, "active": drained.active, "cut_off": drained.cut_off})
 
     async def _metrics(self, page: MetricsPage, request: web.Request) -> web.StreamResponse:
         body, content_type = await asyncio.to_thread(page, request.headers.get("Accept", ""))

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -19,11 +20,13 @@ import uvloop
 from sidecar import __version__, simulator
 from sidecar.app import App
 from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
+from sidecar.drain import Word
+from sidecar.reload import FileWatch, Reloader
 from sidecar.secrets import SecretUnreadableError
 from sidecar.telemetry.line_output import LineOutput, redirect_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sidecar.settings import Settings
 
@@ -86,6 +89,7 @@ def _load(args: argparse.Namespace) -> Loaded:
 
 
 def _run(args: argparse.Namespace) -> int:
+    watch = FileWatch(args.config) if args.config else None
     loaded = _load(args)
     if loaded.settings is None:
         sys.stderr.write(loaded.render_problems() + "\n")
@@ -99,7 +103,7 @@ def _run(args: argparse.Namespace) -> int:
         for warning in loaded.settings.warnings:
             logging.getLogger("sidecar").warning(warning)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.settings, lines))
+            runner.run(_serve(loaded.settings, lines, partial(_load, args), watch))
     except (OSError, SecretUnreadableError, ValueError) as error:
         lines.close()  # before the last word, which then is the last
         sys.stderr.write(f"sidecar: {error}\n")
@@ -109,21 +113,23 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _serve(settings: Settings, lines: LineOutput) -> None:
-    """Run until SIGINT or SIGTERM."""
+async def _serve(settings: Settings, lines: LineOutput, load: Callable[[], Loaded], watch: FileWatch | None) -> None:
+    """Run until told to stop, by a signal, and all is over or nobody waits any longer."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stop.set)
     app = App(settings, os.environ, lines)
+    for number, word in ((signal.SIGINT, Word.INTERRUPT), (signal.SIGTERM, Word.STOP)):
+        loop.add_signal_handler(number, app.tell, word, number.name)
+    reloader = Reloader(app, load, watch, loop)
+    loop.add_signal_handler(signal.SIGHUP, reloader.ask)
     await app.start()
+    reloader.start()
     logger = logging.getLogger("sidecar")
     admin = settings.admin if settings.admin.path else replace(settings.admin, port=app.admin_port)
     logger.info("listening on %s, admin on %s", app.address, admin)
     try:
-        await stop.wait()
-        logger.info("stopping")
+        await app.closing()
     finally:
+        reloader.close()
         await app.close()
 
 

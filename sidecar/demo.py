@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ _ADMIN_PORT: Final = 9090
 _SIMULATOR_PORT: Final = 8000
 _READY_WITHIN_S: Final = 20.0
 _STOP_WITHIN_S: Final = 10.0
+_PATIENCE_S: Final = 1.0
 _ANSWER_WITHIN_S: Final = 30.0
 _PACE: Final = ("--tokens", "40", "--interval-ms", "40", "--first-token-delay-ms", "250")
 _QUESTION: Final = "What is a sidecar?"
@@ -111,12 +112,20 @@ def _child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave a child behind
-        process.terminate()
+        _stop(process)
         try:
             process.wait(_STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, and where streams hold it up, not to wait for them."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_PATIENCE_S)
+    process.terminate()
 
 
 def _free_ports() -> Ports:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from sidecar.answer import BodyMode, choose, choose_within, judge
 from sidecar.client_watch import is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER
@@ -346,6 +348,11 @@ class Stream(Asking):
             else:
                 self.failure = failure  # the door answers it
             self._announce(failure.outcome, failure)
+
+    def keep_no_connection(self) -> None:
+        """Its answer, where it has yet to begin, is the last on its connection, and says so."""
+        if not self.session.has_sent and self.asked.keep_alive:
+            self.asked = msgspec.structs.replace(self.asked, keep_alive=False)
 
     def shut_down(self) -> None:
         """The process ends: say so to a client that can still be told."""

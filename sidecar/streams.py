@@ -71,7 +71,7 @@ class Streams:
         self.outcomes: Counter[Outcome] = Counter()
         self._stream_bytes = 0
         self._count_at = self._sweep_idle_at = 0.0
-        self._calm_bytes = min(CALM_BYTES, max_buffered_bytes // 4)
+        self.bound(max_buffered_bytes)
         self.body_bytes = 0
         """Request bodies held for routing or another try."""
 
@@ -91,6 +91,10 @@ class Streams:
         """Everything held for somebody: request bodies as of now; partial frames and bytes ahead of slow clients as of
         the last second, or of the last four while that is little."""
         return self.body_bytes + self._stream_bytes
+
+    def bound(self, max_buffered_bytes: int) -> None:
+        """From now on so much may be held."""
+        self._calm_bytes = min(CALM_BYTES, max_buffered_bytes // 4)
 
     def open(self, asked: Asked, route: Route, client: ClientSide, received_at: float) -> Stream:
         """Register a new stream; it leaves the registry by itself when its outcome is announced."""
@@ -169,6 +173,11 @@ class Streams:
 
     def _observer_failed(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": "whoever observes this process failed", "exception": error})
+
+    def keep_no_connection(self) -> None:
+        """No answer that has yet to begin leaves its connection open."""
+        for stream in self:
+            stream.keep_no_connection()
 
     def end_all(self) -> None:
         """End every stream as ``shutting_down``, telling its client where that can still be told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from sidecar.configuration import load
+from sidecar.drain import DOINGS, MOVES
 from sidecar.errors import CODES, ENDINGS, Outcome
 from sidecar.formats.payloads import PAYLOADS
 from sidecar.session import CLIENT_MOVES, REACTIONS, UPSTREAM_MOVES
@@ -137,6 +139,21 @@ def test_the_moves_shown_are_the_legal_ones(kind: str, moves: dict[Enum, dict[En
 def test_the_reactions_shown_are_the_tables() -> None:
     expected = [[*map(written, state), reaction.value] for state, reaction in REACTIONS.items()]
     assert table(ROOT / "docs/design.md", "upstream | client") == expected
+
+
+def test_the_leave_shown_is_the_table() -> None:
+    expected = [
+        [mode, written(state), written(word), written(after)]
+        for mode, moves in MOVES.items()
+        for state, row in moves.items()
+        for word, after in row.items()
+    ]
+    assert table(ROOT / "docs/design.md", "mode | state | on") == expected
+
+
+def test_what_a_leave_means_is_the_table() -> None:
+    expected = [[written(state), *map(written, dataclasses.astuple(doing))] for state, doing in DOINGS.items()]
+    assert table(ROOT / "docs/design.md", "leave") == expected
 
 
 # Typed events

@@ -13,21 +13,29 @@ import os
 import socket
 import time
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
+from sidecar.app.changes import compare
+from sidecar.app.departure import Departure
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.gateway import ClientServer, Gateway
+from sidecar.gateway import KEEPALIVE_TIMEOUT_S, ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
 from sidecar.telemetry.assembly import assemble
+from sidecar.telemetry.telemetry import CLOSE_TIMEOUT_S as FLUSH_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sidecar.app.changes import Changes
+    from sidecar.drain import Doing, Farewell, Word
+    from sidecar.gateway import Plan
     from sidecar.record import Observer
+    from sidecar.secrets import Secret
     from sidecar.settings import Settings
     from sidecar.stream import Stream
     from sidecar.telemetry.line_output import LineOutput
@@ -37,6 +45,15 @@ logger = logging.getLogger("sidecar.app")
 
 LISTEN_BACKLOG: Final = 4096
 CLOSE_TIMEOUT_S: Final = 5.0
+HURRIED_S: Final = 0.25
+"""How long clients that are still sending are waited for by a process that nobody waits for any longer."""
+
+HURRIED_FLUSH_S: Final = 0.5
+"""How long telemetry may then take, and as long again to be broken off: the kubelet leaves two seconds at least."""
+
+PARTING_S: Final = 1.0
+"""How long a connection may wait for a request that would be refused."""
+
 _MAX_FIELD_BYTES: Final = 16 * 1024
 _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
 
@@ -59,6 +76,7 @@ class App:
         content_bytes: int | None = None,
     ) -> None:
         self._settings = settings
+        self._environ = environ
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
         self.telemetry = assemble(settings.telemetry, environ, self._clock, time.time_ns, self._gauges(), lines)
@@ -71,10 +89,11 @@ class App:
         )
         wall_clock = time.time
         self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
-        stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
-        self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
+        self._retired: list[UpstreamPool] = []
+        self._departure = Departure(self, lambda: self._settings, self._clock, self._loop)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
@@ -92,8 +111,8 @@ class App:
 
     @property
     def is_ready(self) -> bool:
-        """The traffic port takes requests."""
-        return self._server is not None
+        """The traffic port takes requests, and more may be sent."""
+        return self._server is not None and self._departure.doing.is_ready
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -118,6 +137,15 @@ class App:
         now = self._clock()
         return [_describe(stream, now) for stream in self.streams]
 
+    def ask_to_drain(self) -> Future[Farewell]:
+        """The hook: answered when the drain is over, in egress mode at once. Safe to call from any thread."""
+        return self._departure.hook()
+
+    @property
+    def drain_patience_s(self) -> float:
+        """How long that takes at most."""
+        return self._departure.patience_s
+
     @property
     def admin_port(self) -> int:
         """The admin port really listened on."""
@@ -133,7 +161,7 @@ class App:
         """Listen. Raises OSError for an address that cannot be had."""
         listener = listening_socket(self._settings.listen)
         try:
-            prepare_listener(listener, self._stall_timeout_s)
+            prepare_listener(listener, _stall_timeout_s(self._settings))
             self._admin.start()
             tls = server_tls(self._settings)
             if listener.family == socket.AF_UNIX:
@@ -147,7 +175,7 @@ class App:
             self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
-        self._server = server
+        self._listener, self._server = listener, server
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
@@ -161,24 +189,107 @@ class App:
         loop_now = self._loop.time()
         for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
-        self._protocols.sweep(loop_now)
+        self._retired = [pool for pool in self._retired if pool.active]
+        self._protocols.sweep(loop_now, PARTING_S if self._departure.doing.refuses else KEEPALIVE_TIMEOUT_S)
+
+    # Another configuration.
+
+    def prepare(self, wanted: Settings, *, afresh: bool = False) -> Prepared:
+        """All that ``wanted`` needs and is not there yet. Safe to call from another thread than the loop's, one at a
+        time. ``afresh``: files of secrets and certificates are read again. Raises as construction does."""
+        settings, changes = compare(self._settings, wanted)
+        plan = make_plan(settings, self._environ, self._gateway.plan, afresh=afresh)
+        is_kept = settings.admin_auth == self._settings.admin_auth and not afresh
+        admin_auth = self._admin.auth if is_kept else secret_of(settings.admin_auth, self._environ)
+        return Prepared(settings, changes, plan, admin_auth)
+
+    def adopt(self, prepared: Prepared) -> Changes:
+        """Requests that begin now go by it. Those that run keep what they have, down to their upstreams' connections,
+        which end with them where the upstream is another now."""
+        settings, plan = prepared.settings, prepared.plan
+        before, self._gateway.plan = self._gateway.plan, plan
+        self._settings = settings
+        self._admin.auth = prepared.admin_auth
+        self.streams.bound(settings.max_buffered_bytes)
+        if self._listener is not None:
+            prepare_listener(self._listener, _stall_timeout_s(settings))
+        kept = {target.pool for target in plan.targets.values()}
+        for target in before.targets.values():
+            if target.pool not in kept:
+                target.pool.retire()
+                self._retired.append(target.pool)
+        return prepared.changes
+
+    def reload(self, wanted: Settings, *, afresh: bool = False) -> Changes:
+        """`prepare` and `adopt` in one: for whoever has the time in the loop."""
+        return self.adopt(self.prepare(wanted, afresh=afresh))
+
+    # Leaving.
+
+    def tell(self, word: Word, who: str) -> None:
+        """The process is asked to leave; ``who`` asks, for the log. `closing` says when to `close`."""
+        self._departure.tell(word, who)
+
+    async def drain(self) -> Farewell:
+        """Drain as the hook does; returns when it is over, in egress mode at once. Idempotent."""
+        return await asyncio.wrap_future(self._departure.hook())
+
+    async def closing(self) -> None:
+        """Until the process is to close: its requests are over, or will not be waited for."""
+        await self._departure.closing()
+
+    def active(self) -> int:
+        """Requests under way, whether streams, plain ones or uploads."""
+        return self._gateway.active
+
+    def is_idle(self) -> bool:
+        """No request is under way, and every byte of the last answers has left."""
+        return not self._gateway.active and not self._protocols.has_unsent()
+
+    def entered(self, doing: Doing) -> None:
+        """Do from now on what this state of the leave calls for."""
+        self._gateway.doing = doing
+        if not doing.keeps:
+            self.streams.keep_no_connection()
+        if doing.refuses:
+            self._protocols.sweep(self._loop.time(), PARTING_S)
+        if doing.ends_streams:
+            self.streams.end_all()
 
     async def close(self) -> None:
         """Stop listening, end every stream and leave nothing behind."""
-        server, self._server = self._server, None
+        is_hurried = self._departure.is_hurried
+        self._departure.closed()
+        server, self._server, self._listener = self._server, None, None
         if server is not None:
             server.close()
         await self.streams.close()
-        for target in self._gateway.plan.targets.values():
-            target.pool.close()
+        for pool in (*self._retired, *(target.pool for target in self._gateway.plan.targets.values())):
+            pool.close()
         await asyncio.sleep(0)  # the doors' waiters run now, so their answers are out before connections close
         self._protocols.pre_shutdown()
-        await self._protocols.shutdown(CLOSE_TIMEOUT_S)
-        await asyncio.to_thread(self.telemetry.close)  # every request has been told of by now
+        await self._protocols.shutdown(HURRIED_S if is_hurried else CLOSE_TIMEOUT_S)
+        # Every request has been told of by now.
+        await asyncio.to_thread(self.telemetry.close, HURRIED_FLUSH_S if is_hurried else FLUSH_S)
         await asyncio.to_thread(self._admin.stop)
         if self._settings.listen.path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.listen.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Another configuration, ready to be gone by."""
+
+    settings: Settings
+    changes: Changes
+    plan: Plan
+    admin_auth: Secret | None
+
+
+def _stall_timeout_s(settings: Settings) -> float:
+    """The longest that any route's client may take nothing."""
+    return max(route.limits.stall_timeout_s for route in settings.routes)
 
 
 def _describe(stream: Stream, now: float) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From settings to a plan the gateway can work by: pools, header rules and secrets of every upstream.
 
-Owns which parts an upstream has. Must not know the loop they run in, nor when they begin and end.
+Owns which parts an upstream has, and which of them outlive a change of the configuration. Must not know the loop they
+run in, nor when they begin and end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from sidecar.gateway import Plan, Target
 from sidecar.headers import HeaderPolicy, credential_headers
 from sidecar.health import Health
 from sidecar.ports import Scope
-from sidecar.secrets import AwsKeys, Secret
+from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.settings import Limits
 from sidecar.signing import Signer
 from sidecar.upstream import UpstreamPool
@@ -22,22 +23,102 @@ if TYPE_CHECKING:
     from sidecar.settings import AwsSigning, SecretSource, Settings
 
 
-def make_plan(settings: Settings, environ: Mapping[str, str]) -> Plan:
-    """Raises SecretUnreadableError or ValueError for what can never work, as `App` does."""
+def make_plan(
+    settings: Settings, environ: Mapping[str, str], previous: Plan | None = None, *, afresh: bool = False
+) -> Plan:
+    """Raises SecretUnreadableError or ValueError for what can never work, as `App` does.
+
+    What is as it was in ``previous`` is taken over: an upstream's connections and health, and every secret with its
+    last good value. ``afresh``: files of secrets and certificates are read again, whether or not they seem to have
+    changed.
+    """
     credential_names = credential_headers(settings)
+    kept = Kept(environ, previous, afresh=afresh)
     targets = {
         name: Target(
             upstream,
-            UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
+            kept.pool(settings, name)
+            or UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
             HeaderPolicy(upstream, credential_names),
             Scope("upstream", name, upstream.max_streams),
-            Health(),
-            secret_of(upstream.credentials.secret, environ),
-            _signer(upstream.credentials.aws, environ),
+            kept.health(settings, name) or Health(),
+            kept.secret(upstream.credentials.secret),
+            kept.signer(upstream.credentials.aws),
         )
         for name, upstream in settings.upstreams.items()
     }
-    return Plan(settings, targets, secret_of(settings.auth, environ))
+    return Plan(settings, targets, kept.secret(settings.auth))
+
+
+class Kept:
+    """What of the configuration before goes on being used."""
+
+    def __init__(self, environ: Mapping[str, str], previous: Plan | None, *, afresh: bool) -> None:
+        self._environ = environ
+        self._previous = previous
+        self._afresh = afresh
+        self._secrets: dict[SecretSource, Secret] = {}
+        self._signers: dict[AwsSigning, Signer] = {}
+        if previous is not None:
+            if previous.settings.auth is not None and previous.auth is not None:
+                self._secrets[previous.settings.auth] = previous.auth
+            for target in previous.targets.values():
+                credentials = target.upstream.credentials
+                if credentials.secret is not None and target.secret is not None:
+                    self._secrets[credentials.secret] = target.secret
+                if credentials.aws is not None and target.signer is not None:
+                    self._signers[credentials.aws] = target.signer
+
+    def _target(self, settings: Settings, name: str) -> Target | None:
+        """The target before, where nothing about the upstream has changed, nor what its routes ask of it."""
+        previous = self._previous
+        if previous is None or (target := previous.targets.get(name)) is None:
+            return None
+        is_same = target.upstream == settings.upstreams[name]
+        is_asked_alike = _smallest_buffer(previous.settings, name) == _smallest_buffer(settings, name)
+        return target if is_same and is_asked_alike else None
+
+    def pool(self, settings: Settings, name: str) -> UpstreamPool | None:
+        """Its connections; None where new ones have to be made."""
+        target = self._target(settings, name)
+        has_file = bool(settings.upstreams[name].tls.ca_file)
+        return None if target is None or (self._afresh and has_file) else target.pool
+
+    def health(self, settings: Settings, name: str) -> Health | None:
+        """What is known of it."""
+        target = self._target(settings, name)
+        return None if target is None else target.health
+
+    def secret(self, source: SecretSource | None) -> Secret | None:
+        """The secret that is read at ``source``, None for none. Raises SecretUnreadableError for an unset variable."""
+        if source is None:
+            return None
+        before = self._secrets.get(source)
+        if before is None or (self._afresh and source.file):
+            made = Secret(source, self._environ)
+            if before is None or _is_readable(made):
+                self._secrets[source] = before = made
+        return before
+
+    def signer(self, signing: AwsSigning | None) -> Signer | None:
+        """Who signs so, None for nobody. Raises as `secret` does."""
+        if signing is None:
+            return None
+        before = self._signers.get(signing)
+        if before is None or (self._afresh and signing.keys.file):
+            keys = AwsKeys(signing.keys, self._environ)
+            if before is None or _is_readable(keys):
+                self._signers[signing] = before = Signer(signing, keys.read)
+        return before
+
+
+def _is_readable(secret: Secret | AwsKeys) -> bool:
+    """It can stand in for the one before, whose last good value is worth more than none."""
+    try:
+        secret.read()
+    except SecretUnreadableError:
+        return False
+    return True
 
 
 def _smallest_buffer(settings: Settings, upstream: str) -> int:
@@ -51,7 +132,3 @@ def _smallest_buffer(settings: Settings, upstream: str) -> int:
 def secret_of(source: SecretSource | None, environ: Mapping[str, str]) -> Secret | None:
     """The secret that is read at ``source``, None for none. Raises SecretUnreadableError for an unset variable."""
     return Secret(source, environ) if source is not None else None
-
-
-def _signer(signing: AwsSigning | None, environ: Mapping[str, str]) -> Signer | None:
-    return Signer(signing, AwsKeys(signing.keys, environ).read) if signing is not None else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.configuration.fallbacks import warnings_of_fallbacks
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
+from sidecar.settings import Drain
 from sidecar.signing import MISSING, can_sign
 from sidecar.telemetry.choices import choose
 from sidecar.telemetry.metric_settings import metric_settings
@@ -36,6 +37,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
         *_of_routes(settings),
         *warnings_of_fallbacks(settings),
+        *_of_drain(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 
@@ -130,6 +132,17 @@ def _of_routes(settings: Settings) -> Iterator[str]:
                 f"routes[{position}].limits.buffer: {format_size(route.limits.buffer_bytes)} is more than "
                 f"max_buffered, {format_size(settings.max_buffered_bytes)}"
             )
+
+
+def _of_drain(settings: Settings) -> Iterator[str]:
+    if settings.mode == "egress":
+        if settings.drain.delay_s != Drain().delay_s:
+            yield "drain.delay: means nothing in egress mode, which refuses no request"
+        return
+    if settings.admin.is_loopback:
+        yield f"admin: no kubelet reaches {settings.admin}, neither for probes nor for the preStop hook at /drain"
+    elif settings.admin_auth is not None:
+        yield "admin_auth: a preStop hook at /drain has to bear the token, in its httpHeaders"
 
 
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ Owns the wording. Must not know how the configuration was read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.configuration.fallbacks import described, named_upstreams
 from sidecar.units import format_duration, format_size
@@ -13,17 +13,33 @@ from sidecar.units import format_duration, format_size
 if TYPE_CHECKING:
     from sidecar.settings import Match, Route, Settings, Upstream
 
+GRACE_MARGIN_S: Final = 15.0
+"""What a Pod's grace period needs beyond the drain: hooks and signals, telemetry, the container's own end."""
+
 
 def describe(settings: Settings) -> str:
     """Addresses, routes as they are tried, upstreams and warnings; of secrets, only where each is read."""
     lines = [
         f"listen {settings.listen}, {_guard(settings.auth)}",
         f"admin  {settings.admin}, {_guard(settings.admin_auth)}",
+        f"drain  {_drain(settings)}",
     ]
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
     lines += ["upstreams:", *map(_upstream_line, settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]
     return "\n".join(lines)
+
+
+def _drain(settings: Settings) -> str:
+    drain = settings.drain
+    timeout = format_duration(drain.timeout_s)
+    if settings.mode == "egress":
+        return f"in egress mode: nothing is refused; once stopped, streams have {timeout} to end"
+    grace_s = drain.delay_s + drain.timeout_s + GRACE_MARGIN_S
+    return (
+        f"in ingress mode: requests are taken for {format_duration(drain.delay_s)}, then streams have {timeout} to "
+        f"end; grace period at least {format_duration(grace_s)}"
+    )
 
 
 def _guard(source: object | None) -> str:

@@ -22,6 +22,8 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "max_header",
         "telemetry",
         "logs",
+        "mode",
+        "drain",
     ),
     "upstreams.*": (
         "url",
@@ -80,5 +82,6 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "telemetry.slo": ("ttft",),
     "logs": ("format", "level", "streams"),
+    "drain": ("delay", "timeout"),
 }
 """Section ("*" stands for a name or a place in a list) → its keys."""

@@ -20,7 +20,7 @@ from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS
-from sidecar.settings import Cors, Credentials, Route, SecretSource, ServerTls, Settings, Upstream
+from sidecar.settings import Cors, Credentials, Drain, Route, SecretSource, ServerTls, Settings, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +126,8 @@ def _read_root(root: Section) -> Settings:
         max_header_bytes=root.size("max_header", default.max_header_bytes),
         telemetry=read_telemetry(root.section("telemetry")),
         logs=read_logs(root.section("logs")),
+        mode=root.choice("mode", ("egress", "ingress"), default.mode),
+        drain=_read_drain(root.section("drain")),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings
@@ -159,6 +161,14 @@ def _read_server_tls(section: Section) -> ServerTls:
     if ("certificate" in section) != ("key" in section):
         section.problems.add(section.line, section.path, "needs both certificate and key")
     return ServerTls(section.text("certificate"), section.text("key"))
+
+
+def _read_drain(section: Section) -> Drain:
+    default = Drain()
+    return Drain(
+        delay_s=section.duration("delay", default.delay_s, zero=True),
+        timeout_s=section.duration("timeout", default.timeout_s),
+    )
 
 
 def _check_addresses(settings: Settings, complain: Callable[[str], None]) -> None:

@@ -6,9 +6,9 @@ are dialled, what a dialect means, or the admin door.
 
 from __future__ import annotations
 
-from sidecar.gateway.connection import ClientConnection, ClientServer
+from sidecar.gateway.connection import KEEPALIVE_TIMEOUT_S, ClientConnection, ClientServer
 from sidecar.gateway.handler import Gateway
 from sidecar.gateway.inquiry import Target
 from sidecar.gateway.plan import Plan
 
-__all__ = ["ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]
+__all__ = ["KEEPALIVE_TIMEOUT_S", "ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]

@@ -286,6 +286,11 @@ class ClientConnection(web.RequestHandler):
         """The parser has stopped behind a request for another protocol, so that no request behind it can be told."""
         return bool(self._upgraded)
 
+    @property
+    def has_unsent(self) -> bool:
+        """A request waits for its turn, or the transport still holds bytes of an answer."""
+        return bool(self._messages) or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
+
     def is_idle_since(self, oldest: float) -> bool:
         """Whether it has been waiting for a request since before ``oldest``, by the loop's clock."""
         return self._waiter is not None and not self._waiter.done() and self.idle_since < oldest
@@ -330,11 +335,15 @@ class ClientServer(web.Server):
     def __call__(self) -> ClientConnection:
         return ClientConnection(self, **self._options)
 
-    def sweep(self, now: float) -> None:
-        """Close what has waited for a request for too long; ``now`` is the loop's time."""
-        oldest = now - KEEPALIVE_TIMEOUT_S
+    def sweep(self, now: float, longest_s: float = KEEPALIVE_TIMEOUT_S) -> None:
+        """Close what has waited for a request for longer than this; ``now`` is the loop's time."""
+        oldest = now - longest_s
         for connection in [one for one in self._connections if cast("ClientConnection", one).is_idle_since(oldest)]:
             connection.force_close()
+
+    def has_unsent(self) -> bool:
+        """A client has yet to get bytes that are on this side, or a request of its own looked at."""
+        return any(cast("ClientConnection", one).has_unsent for one in self._connections)
 
 
 async def _never(request: BaseRequest) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.answer import Asked, own_answer
 from sidecar.dialects.recognition import streams_by_target
+from sidecar.drain import DOINGS, State
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
 from sidecar.formats.problems import family_of, problem, problem_headers
@@ -69,6 +70,10 @@ class Gateway:
     ) -> None:
         self.plan = plan
         """What requests that begin now go by; those that run keep theirs."""
+        self.doing = DOINGS[State.SERVING]
+        """What the process's leave means for requests."""
+        self.active = 0
+        """Requests under way."""
         self._streams = streams
         self._observer = streams.observer
         self._clock = clock
@@ -94,6 +99,7 @@ class Gateway:
             trace=self._observer.started(request.headers),
         )
         del request  # a frame that waits as long as a stream lasts must not keep what the stream has let go
+        self.active += 1
         try:
             return await self._answer(inquiry)
         except Failure as failure:
@@ -104,6 +110,8 @@ class Gateway:
         except BaseException as error:
             tell_broken_off(self._observer, inquiry, self._clock(), error)
             raise
+        finally:
+            self.active -= 1
 
     async def _answer(self, inquiry: Inquiry) -> bool:
         request, plan = inquiry.request, inquiry.plan
@@ -146,6 +154,8 @@ class Gateway:
 
     def _check(self, request: ClientRequest, plan: Plan) -> None:
         """What is refused before a byte of the body is read. Raises Failure."""
+        if self.doing.refuses:
+            raise _shutting_down()
         if sum([len(name) + len(value) for name, value in request.raw_headers]) > plan.settings.max_header_bytes:
             raise Failure("headers_too_large", "the request's header block is too large")
         if "websocket" in request.headers.get("Upgrade", "").lower():
@@ -188,6 +198,8 @@ class Gateway:
     def _open(self, inquiry: Inquiry, route: Route, path: str, format_name: str) -> Stream:
         """Register the stream and let it hear of its client from here on."""
         request, connection = inquiry.request, inquiry.connection
+        if self.doing.ends_streams:
+            raise _shutting_down()  # its head came in time, its body did not
         wants_stream = inquiry.peek.stream
         if wants_stream is None:
             sent = sent_path(route, inquiry.plan.targets[route.upstreams[0]].upstream, path)
@@ -198,7 +210,7 @@ class Gateway:
             request.method,
             path,
             request.version,
-            request.keep_alive,
+            request.keep_alive and self.doing.keeps,
             format_name,
             wants_stream,
             inquiry.model or "",
@@ -258,7 +270,7 @@ class Gateway:
             return False
         content = request.content
         is_read = content.is_eof() and content.exception() is None
-        keep_alive = request.keep_alive and is_read and not inquiry.connection.is_upgrading
+        keep_alive = request.keep_alive and is_read and not inquiry.connection.is_upgrading and self.doing.keeps
         if request.method == "HEAD" or status == 204:
             if status != 204:
                 headers = [*headers, (b"Content-Length", b"%d" % len(body))]
@@ -266,3 +278,7 @@ class Gateway:
         transport.write(own_answer(request.version, status, headers, body, keep_alive=keep_alive))
         tell_ended(self._observer, inquiry, self._clock(), failure, status=status)
         return keep_alive
+
+
+def _shutting_down() -> Failure:
+    return Failure("shutting_down", "the sidecar is shutting down")

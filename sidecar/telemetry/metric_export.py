@@ -60,7 +60,7 @@ class MetricExport:
         self._is_over = True
         self._exporter.shutdown()  # of one that is still at it, this ends the waiting between its attempts
         if self._thread.ident is not None:
-            self._thread.join(_LAST_WAIT_S)
+            self._thread.join(min(_LAST_WAIT_S, timeout_s))
 
     def _run(self) -> None:
         while not self._closing.wait(self._settings.interval_s):

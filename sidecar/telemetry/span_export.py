@@ -106,7 +106,7 @@ class SpanExport:
         self._thread.join(timeout_s)
         self._is_over = True
         self._exporter.shutdown()  # ends a wait for the next try, and with it the thread
-        self._thread.join(_ABORT_TIMEOUT_S)
+        self._thread.join(min(_ABORT_TIMEOUT_S, timeout_s))
         left = len(self._queue) + (self._exporting if self._thread.is_alive() else 0)
         if left:
             self._give_up(left)

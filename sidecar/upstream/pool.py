@@ -113,6 +113,11 @@ class UpstreamPool:
         for connection in [one for one in self._idle if one.idle_since < oldest]:
             connection.close()
 
+    def retire(self) -> None:
+        """Nobody new comes here: idle connections are closed now, busy ones when they are given back."""
+        self._max_idle = 0
+        self.sweep(float("inf"))
+
     def close(self) -> None:
         """Drop every connection; running exchanges fail with ``shutting_down``."""
         self._is_closed = True
