@@ -10,14 +10,16 @@ import contextlib
 import gc
 import logging
 import os
-import socket
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
-from sidecar.app.listening import bound_address, listening_socket, server_tls
+from sidecar.app.accepting import Accepting, backlog_warning
+from sidecar.app.listening import bound_address, listening_socket
 from sidecar.app.plans import make_plan, secret_of
+from sidecar.certificates import ServerCertificate
+from sidecar.descriptors import current_limit, most_connections
 from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sidecar.app")
 
-LISTEN_BACKLOG: Final = 4096
 CLOSE_TIMEOUT_S: Final = 5.0
 _MAX_FIELD_BYTES: Final = 16 * 1024
 _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
@@ -47,7 +48,7 @@ class App:
     ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
     ``observer`` is told of every request in place of the telemetry that is configured. Raises SecretUnreadableError or
     ValueError at construction for what can never work (an unset variable, a CA file that is none, an extra that is not
-    installed).
+    installed, more connections than descriptors).
     """
 
     def __init__(
@@ -73,8 +74,16 @@ class App:
         self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
         stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
         self._stall_timeout_s = stall_timeout_s
-        self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
-        self._server: asyncio.Server | None = None
+        self._most_connections = most_connections(settings, current_limit())
+        self._certificate = ServerCertificate(settings.tls) if settings.tls.certificate else None
+        self._protocols = ClientServer(
+            self._gateway.handle,
+            settings.connections,
+            max_field=_MAX_FIELD_BYTES,
+            max_header_bytes=settings.max_header_bytes,
+            has_tls=self._certificate is not None,
+        )
+        self._accepting: Accepting | None = None
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
@@ -93,7 +102,7 @@ class App:
     @property
     def is_ready(self) -> bool:
         """The traffic port takes requests."""
-        return self._server is not None
+        return self._accepting is not None
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -135,19 +144,24 @@ class App:
         try:
             prepare_listener(listener, self._stall_timeout_s)
             self._admin.start()
-            tls = server_tls(self._settings)
-            if listener.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(
-                    self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls
-                )
-            else:
-                server = await self._loop.create_server(self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls)
+            accepting = Accepting(
+                listener,
+                self._protocols,
+                self._most_connections,
+                self._certificate.context if self._certificate is not None else None,
+                self._loop,
+                self.streams.spawn,
+            )
+            await accepting.start()
         except BaseException:
             listener.close()
             self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
-        self._server = server
+        self._accepting = accepting
+        logger.info("up to %d connections at a time", self._most_connections)
+        if (warning := backlog_warning()) != "":
+            logger.warning(warning)
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
@@ -162,12 +176,16 @@ class App:
         for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
         self._protocols.sweep(loop_now)
+        if self._accepting is not None:
+            self._accepting.sweep(loop_now)
+        if self._certificate is not None:
+            self._certificate.look()
 
     async def close(self) -> None:
         """Stop listening, end every stream and leave nothing behind."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        accepting, self._accepting = self._accepting, None
+        if accepting is not None:
+            accepting.close()
         await self.streams.close()
         for target in self._gateway.plan.targets.values():
             target.pool.close()

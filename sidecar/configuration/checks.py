@@ -6,8 +6,11 @@ Owns the list of them. Must not refuse anything; `reading` and its sections do t
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from sidecar.certificates import pair_trouble
+from sidecar.descriptors import TooFewDescriptorsError, limit_after_raising, most_connections
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.signing import MISSING, can_sign
@@ -34,6 +37,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *_unreadable(settings, environ),
         *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
         *_of_routes(settings),
+        *_of_connections(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 
@@ -73,6 +77,11 @@ def _unreadable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]
     for path, file in files:
         if file and not os.access(file, os.R_OK):
             yield f"{path}: {file} cannot be read from here"
+    tls = settings.tls
+    if tls.certificate and all(os.access(file, os.R_OK) for file in (tls.certificate, tls.key)):
+        trouble = pair_trouble(tls, datetime.now(UTC))
+        if trouble:
+            yield f"tls: {trouble}"
 
 
 def _unsignable(path: str, signing: AwsSigning, environ: Mapping[str, str]) -> Iterator[str]:
@@ -128,6 +137,16 @@ def _of_routes(settings: Settings) -> Iterator[str]:
                 f"routes[{position}].limits.buffer: {format_size(route.limits.buffer_bytes)} is more than "
                 f"max_buffered, {format_size(settings.max_buffered_bytes)}"
             )
+
+
+def _of_connections(settings: Settings) -> Iterator[str]:
+    try:
+        most_connections(settings, limit_after_raising())
+    except TooFewDescriptorsError as error:
+        yield f"connections: it would not start from here: {error}"
+    most = settings.connections.most
+    if most and settings.max_streams > most * (settings.workers or os.cpu_count() or 1):
+        yield f"max_streams: {settings.max_streams} are never reached, since connections.most is {most}"
 
 
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "max_header",
         "telemetry",
         "logs",
+        "connections",
     ),
     "upstreams.*": (
         "url",
@@ -62,6 +63,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "admin_auth.bearer": ("file", "env"),
     "cors": ("origins",),
     "tls": ("certificate", "key"),
+    "connections": ("most", "header_timeout", "body_timeout"),
     "telemetry": (
         "otlp",
         "protocol",

@@ -7,7 +7,7 @@ look (`fields`, `upstreams`, `routes`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sidecar.configuration.addresses import parse_address, parse_origin, parse_upstream_url
 from sidecar.configuration.checks import warnings_of
@@ -20,7 +20,7 @@ from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS
-from sidecar.settings import Cors, Credentials, Route, SecretSource, ServerTls, Settings, Upstream
+from sidecar.settings import Connections, Cors, Credentials, Route, SecretSource, ServerTls, Settings, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Address
 
 T = TypeVar("T")
+
+_MAX_DIGITS: Final = 7
 
 
 def load_file(path: str, *, environ: Mapping[str, str]) -> Loaded:
@@ -126,6 +128,7 @@ def _read_root(root: Section) -> Settings:
         max_header_bytes=root.size("max_header", default.max_header_bytes),
         telemetry=read_telemetry(root.section("telemetry")),
         logs=read_logs(root.section("logs")),
+        connections=_read_connections(root.section("connections")),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings
@@ -159,6 +162,21 @@ def _read_server_tls(section: Section) -> ServerTls:
     if ("certificate" in section) != ("key" in section):
         section.problems.add(section.line, section.path, "needs both certificate and key")
     return ServerTls(section.text("certificate"), section.text("key"))
+
+
+def _read_connections(section: Section) -> Connections:
+    default = Connections()
+    return Connections(
+        section.checked("most", _connection_count, default.most),
+        section.duration("header_timeout", default.header_timeout_s),
+        section.duration("body_timeout", default.body_timeout_s),
+    )
+
+
+def _connection_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        raise ValueError("must be a whole number; 0 is what the process's descriptors allow")
+    return int(text)
 
 
 def _check_addresses(settings: Settings, complain: Callable[[str], None]) -> None:
