@@ -95,6 +95,8 @@ class App:
             names.STREAMS_ACTIVE: lambda: len(self.streams),
             names.BUFFERED: lambda: self.streams.buffered_bytes,
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
+            names.CONNECTIONS: lambda: self._protocols.open_count,
+            names.CONNECTIONS_LIMIT: lambda: self._most_connections,
         }
 
     # What the admin door may ask.
