@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,38 @@ async def test_half_a_head_that_grows_within_an_answer_ends_the_connection_behin
         peer.send(plain(b"{}"))
         assert (await client.reply()).status == 200
         assert await client.rest() == b""
+
+
+@on_uvloop
+async def test_the_process_itself_looks_after_both_deadlines() -> None:
+    limits = Connections(header_timeout_s=0.05, body_timeout_s=0.05)
+    async with (
+        answering(plain(b"{}")) as upstream,
+        before(upstream.address, connections=limits) as app,
+        client_of(app) as slow_head,
+        client_of(app) as slow_body,
+        client_of(app) as idle,
+    ):
+        await slow_head.send(HALF_A_HEAD)
+        await slow_body.send(ask()[:-5])
+        await refused(slow_head)
+        await refused(slow_body, shape="dialect")
+        assert (await idle.ask(ask(stream=False))).status == 200
+
+
+@on_uvloop
+async def test_two_hundred_half_heads_are_bounded_each_and_all_gone_by_their_deadline() -> None:
+    async with (
+        answering(plain(b"{}")) as upstream,
+        before(upstream.address, connections=QUICK, max_header_bytes=4096) as app,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(client_of(app)) for _ in range(200)]
+        for client in clients:
+            await client.send(HALF_A_HEAD + b"x" * 3000)
+        await until(lambda: [one for one in app._protocols._own() if one.awaited is Awaited.HEAD][199:])
+        assert all(one._head_bytes <= 4096 for one in app._protocols._own())
+        later(app, 6)
+        for client in clients:
+            await refused(client)
+        await until(lambda: app._protocols.open_count == 0)
