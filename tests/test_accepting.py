@@ -32,8 +32,8 @@ CLOSING = [("Connection", "close")]
 
 
 def gate(app: App) -> Gate:
-    assert app._accepting is not None
-    return app._accepting.gate
+    assert app._server is not None
+    return app._server.gate
 
 
 async def entered(stack: AsyncExitStack, app: App, count: int) -> list[Client]:
@@ -235,15 +235,15 @@ async def test_without_a_descriptor_to_go_on_it_tries_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bounded(1) as app:
-        assert app._accepting is not None
+        assert app._server is not None
         async with client_of(app):
             await until(lambda: gate(app) is Gate.FULL)
             with monkeypatch.context() as patch:
-                patch.setattr(app._accepting, "_listener", _Undupable(app._accepting._listener))
+                patch.setattr(app._server, "_listener", _Undupable(app._server._listener))
                 app._protocols.close_idle(1, float("inf"))
                 await until(lambda: "cannot accept" in caplog.text)
                 await until(lambda: gate(app) is Gate.FULL)
-        app._accepting.sweep(0.0)
+        app._server.sweep(0.0)
         async with client_of(app) as client:
             assert (await client.ask(ask(stream=False))).status == 200
 

@@ -83,7 +83,7 @@ class App:
             max_header_bytes=settings.max_header_bytes,
             has_tls=self._certificate is not None,
         )
-        self._accepting: Accepting | None = None
+        self._server: Accepting | None = None
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
@@ -104,7 +104,7 @@ class App:
     @property
     def is_ready(self) -> bool:
         """The traffic port takes requests."""
-        return self._accepting is not None
+        return self._server is not None
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -160,7 +160,7 @@ class App:
             self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
-        self._accepting = accepting
+        self._server = accepting
         logger.info("up to %d connections at a time", self._most_connections)
         if (warning := backlog_warning()) != "":
             logger.warning(warning)
@@ -178,16 +178,16 @@ class App:
         for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
         self._protocols.sweep(loop_now)
-        if self._accepting is not None:
-            self._accepting.sweep(loop_now)
+        if self._server is not None:
+            self._server.sweep(loop_now)
         if self._certificate is not None:
             self._certificate.look()
 
     async def close(self) -> None:
         """Stop listening, end every stream and leave nothing behind."""
-        accepting, self._accepting = self._accepting, None
-        if accepting is not None:
-            accepting.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         await self.streams.close()
         for target in self._gateway.plan.targets.values():
             target.pool.close()
