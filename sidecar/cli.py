@@ -20,6 +20,7 @@ import uvloop
 from sidecar import __version__, simulator
 from sidecar.app import App
 from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
+from sidecar.descriptors import raise_limit
 from sidecar.drain import Word
 from sidecar.reload import FileWatch, Reloader
 from sidecar.secrets import SecretUnreadableError
@@ -102,6 +103,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         for warning in loaded.settings.warnings:
             logging.getLogger("sidecar").warning(warning)
+        raise_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(loaded.settings, lines, partial(_load, args), watch))
     except (OSError, SecretUnreadableError, ValueError) as error:

@@ -300,6 +300,13 @@ def buffered(held: float, limit: float) -> Series:
     }
 
 
+def connections(opened: float, limit: float) -> Series:
+    return {
+        written("llm_sidecar_connections", PROCESS): f"{opened:g}x20",
+        written("llm_sidecar_connections_limit", PROCESS): f"{limit:g}x20",
+    }
+
+
 def cpu(user_s: float, system_s: float, labels: Mapping[str, str] = PROCESS) -> Series:
     """Seconds of CPU a minute."""
     spent = {"user": user_s, "system": system_s}
@@ -325,6 +332,17 @@ PROCESSES = [
     ),
     Scenario("buffers half full", 20, buffered(128, 256)),
     Scenario("buffers without a bound", 20, buffered(230, 0)),
+    Scenario(
+        "connections nearly all open",
+        20,
+        connections(4750, 5000),
+        {
+            "LlmSidecarConnectionsFull": told(
+                "ticket", f"{AT} has 95% of the client connections open that it may have", **HERE
+            )
+        },
+    ),
+    Scenario("connections half of them open", 20, connections(2500, 5000)),
     Scenario(
         "the loop is late",
         20,

@@ -44,7 +44,18 @@ FLOORS = {
     },
     "edges": {"secrets", "shared_counts", "signing", "subscribers", "telemetry", "upstream"},
     "doors": {"admin", "gateway"},
-    "process": {"__main__", "app", "cli", "configuration", "demo", "reload", "simulator", "workers"},
+    "process": {
+        "__main__",
+        "app",
+        "certificates",
+        "cli",
+        "configuration",
+        "demo",
+        "descriptors",
+        "reload",
+        "simulator",
+        "workers",
+    },
 }
 HEIGHT = {floor: height for height, floor in enumerate(FLOORS)}
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -17,6 +17,7 @@ from sidecar.settings import (
     Address,
     AwsKeySource,
     AwsSigning,
+    Connections,
     Cors,
     Credentials,
     Limits,
@@ -102,6 +103,7 @@ def test_the_reference_file_gives_every_setting() -> None:
         capture_content=False,
     )
     assert settings.logs == Logs()
+    assert settings.connections == Connections(most=5000)
 
 
 def test_values_that_differ_from_the_defaults_are_read() -> None:
@@ -113,6 +115,10 @@ def test_values_that_differ_from_the_defaults_are_read() -> None:
     assert (route.heartbeat_s, route.native_heartbeat, route.format) == (0.0, True, "typed")
     assert settings.listen == Address(path="/run/s.sock")
     assert (settings.max_buffered_bytes, settings.max_header_bytes) == (1024**3, 8192)
+    connections = read(
+        f"connections: {{most: 7, header_timeout: 2s, body_timeout: 3s}}\n{with_route(rest)}"
+    ).connections
+    assert connections == Connections(7, 2.0, 3.0)
     upstream = read(with_upstream("eof: complete")).upstreams["up"]
     assert upstream.eof == "complete"
 
@@ -304,6 +310,10 @@ def test_route_problems(text: str, path: str, message: str) -> None:
         ("auth: {}", "auth", "needs bearer"),
         ("auth: {bearer: {}}", "auth.bearer", "exactly one"),
         ("tls: {key: /k}", "tls", "both"),
+        ("connections: {most: -1}", "connections.most", "whole number"),
+        ("connections: {most: 12345678}", "connections.most", "whole number"),
+        ("connections: {header_timeout: 0s}", "connections.header_timeout", "above zero"),
+        ("connections: {body_timeout: 10}", "connections.body_timeout", "needs a unit"),
         ("cors: {origins: ['https://a/b']}", "cors.origins[0]", "without a path"),
         ("routes: []", "routes", "at least one route"),
         ("max_header: 64", "max_header", "needs a unit"),
@@ -616,6 +626,7 @@ INJECTED = "credentials: {env: KEY}"
         (with_upstream("timeouts: {idle: 1h, total: 1m, first_token: 1m}"), ["upstreams.up.timeouts.idle"]),
         (with_route("\n  - {name: s, match: {path: /x}, upstreams: [up]}"), ["routes[1]"]),
         ("max_buffered: 1KiB\n" + with_route("format: native"), ["routes[0].limits.buffer"]),
+        ("connections: {most: 9999999}\n" + with_upstream("dialect: auto"), ["connections"]),
         (
             "upstreams: {a: {url: 'http://a'}, b: {url: 'http://b'}}\nroutes: [{name: r, upstreams: [a]}]",
             ["upstreams.b"],

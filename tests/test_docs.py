@@ -14,12 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sidecar.app.accepting import GATE_MOVES
 from sidecar.configuration import load
 from sidecar.drain import DOINGS, MOVES
 from sidecar.errors import CODES, ENDINGS, Outcome
 from sidecar.formats.payloads import PAYLOADS
+from sidecar.gateway.connection import AWAITED_MOVES
 from sidecar.session import CLIENT_MOVES, REACTIONS, UPSTREAM_MOVES
-from sidecar.settings import Limits, Route, Settings, Timeouts
+from sidecar.settings import Connections, Limits, Route, Settings, Timeouts
 from sidecar.units import format_size, parse_duration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +128,9 @@ def test_the_table_of_codes_is_the_codes() -> None:
 # States
 
 
-@pytest.mark.parametrize(("kind", "moves"), [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES)])
+@pytest.mark.parametrize(
+    ("kind", "moves"), [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES), ("gate", GATE_MOVES)]
+)
 def test_the_moves_shown_are_the_legal_ones(kind: str, moves: dict[Enum, dict[Enum, Enum]]) -> None:
     expected = [
         [written(state), written(signal), written(after)]
@@ -134,6 +138,13 @@ def test_the_moves_shown_are_the_legal_ones(kind: str, moves: dict[Enum, dict[En
         for signal, after in legal.items()
     ]
     assert table(ROOT / "docs/design.md", f"{kind} | on") == expected
+
+
+def test_what_is_awaited_of_a_client_is_shown() -> None:
+    expected = [
+        [state.value, ", ".join(sorted(each.value for each in after))] for state, after in AWAITED_MOVES.items()
+    ]
+    assert table(ROOT / "docs/design.md", "awaited | then") == expected
 
 
 def test_the_reactions_shown_are_the_tables() -> None:
@@ -212,7 +223,13 @@ def test_the_limits_shown_are_the_defaults() -> None:
         "max_buffered": settings.max_buffered_bytes,
         "max_header": settings.max_header_bytes,
     }
-    durations = {"stall_timeout": limits.stall_timeout_s, "heartbeat": Route("", ()).heartbeat_s}
+    connections = Connections()
+    durations = {
+        "stall_timeout": limits.stall_timeout_s,
+        "heartbeat": Route("", ()).heartbeat_s,
+        "connections.header_timeout": connections.header_timeout_s,
+        "connections.body_timeout": connections.body_timeout_s,
+    }
     deadlines = {
         "connect": timeouts.connect_s,
         "first_token": timeouts.first_token_s,

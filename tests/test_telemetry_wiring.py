@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -108,6 +109,8 @@ async def test_one_request_is_one_trace_one_line_and_one_count(logged: Logged) -
     assert 'llm_sidecar_streams_ended_total{llm_sidecar_route="all",llm_sidecar_upstream="llm"' in page
     assert "\nllm_sidecar_streams_active 0" in page
     assert "\nllm_sidecar_buffered_limit_bytes 268435456" in page
+    assert re.search(r"\nllm_sidecar_connections [01]\n", page)
+    assert re.search(r"\nllm_sidecar_connections_limit [1-9]\d*\n", page)
     for told in (str(collector.spans), str(line), page):
         assert SECRET not in told
 

@@ -103,6 +103,13 @@ def _saturation() -> list[Rule]:
             f"{where} holds {{{{ $value | humanizePercentage }}}} of the bytes it may hold for slow clients",
         ),
         _alert(
+            "LlmSidecarConnectionsFull",
+            "5m",
+            "ticket",
+            "llm_sidecar_connections / (llm_sidecar_connections_limit > 0) > 0.9\n",
+            f"{where} has {{{{ $value | humanizePercentage }}}} of the client connections open that it may have",
+        ),
+        _alert(
             "LlmSidecarEventLoopLag",
             "10m",
             "ticket",

@@ -10,18 +10,20 @@ import contextlib
 import gc
 import logging
 import os
-import socket
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
+from sidecar.app.accepting import Accepting, backlog_warning
 from sidecar.app.changes import compare
 from sidecar.app.departure import Departure
-from sidecar.app.listening import bound_address, listening_socket, server_tls
+from sidecar.app.listening import bound_address, listening_socket
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.gateway import KEEPALIVE_TIMEOUT_S, ClientServer, Gateway
+from sidecar.certificates import ServerCertificate
+from sidecar.descriptors import current_limit, most_connections
+from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
@@ -29,6 +31,7 @@ from sidecar.telemetry.assembly import assemble
 from sidecar.telemetry.telemetry import CLOSE_TIMEOUT_S as FLUSH_S
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from sidecar.app.changes import Changes
@@ -43,16 +46,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sidecar.app")
 
-LISTEN_BACKLOG: Final = 4096
 CLOSE_TIMEOUT_S: Final = 5.0
 HURRIED_S: Final = 0.25
 """How long clients that are still sending are waited for by a process that nobody waits for any longer."""
 
 HURRIED_FLUSH_S: Final = 0.5
 """How long telemetry may then take, and as long again to be broken off: the kubelet leaves two seconds at least."""
-
-PARTING_S: Final = 1.0
-"""How long a connection may wait for a request that would be refused."""
 
 _MAX_FIELD_BYTES: Final = 16 * 1024
 _GC_THRESHOLDS: Final = (20_000, 50, 1_000)
@@ -64,7 +63,7 @@ class App:
     ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
     ``observer`` is told of every request in place of the telemetry that is configured. Raises SecretUnreadableError or
     ValueError at construction for what can never work (an unset variable, a CA file that is none, an extra that is not
-    installed).
+    installed, more connections than descriptors).
     """
 
     def __init__(
@@ -89,9 +88,17 @@ class App:
         )
         wall_clock = time.time
         self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
-        self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
+        self._most_connections = most_connections(settings, current_limit())
+        self._certificate = ServerCertificate(settings.tls) if settings.tls.certificate else None
+        self._protocols = ClientServer(
+            self._gateway.handle,
+            settings.connections,
+            max_field=_MAX_FIELD_BYTES,
+            max_header_bytes=settings.max_header_bytes,
+            has_tls=self._certificate is not None,
+        )
         self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Accepting | None = None
         self._retired: list[UpstreamPool] = []
         self._departure = Departure(self, lambda: self._settings, self._clock, self._loop)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
@@ -105,6 +112,8 @@ class App:
             names.STREAMS_ACTIVE: lambda: len(self.streams),
             names.BUFFERED: lambda: self.streams.buffered_bytes,
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
+            names.CONNECTIONS: lambda: self._protocols.open_count,
+            names.CONNECTIONS_LIMIT: lambda: self._most_connections,
         }
 
     # What the admin door may ask.
@@ -163,19 +172,24 @@ class App:
         try:
             prepare_listener(listener, _stall_timeout_s(self._settings))
             self._admin.start()
-            tls = server_tls(self._settings)
-            if listener.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(
-                    self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls
-                )
-            else:
-                server = await self._loop.create_server(self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls)
+            accepting = Accepting(
+                listener,
+                self._protocols,
+                self._most_connections,
+                self._certificate.context if self._certificate is not None else None,
+                self._loop,
+                self.streams.spawn,
+            )
+            await accepting.start()
         except BaseException:
             listener.close()
             self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
-        self._listener, self._server = listener, server
+        self._listener, self._server = listener, accepting
+        logger.info("up to %d connections at a time", self._most_connections)
+        if (warning := backlog_warning()) != "":
+            logger.warning(warning)
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
@@ -190,7 +204,17 @@ class App:
         for target in self._gateway.plan.targets.values():
             target.pool.sweep(loop_now)
         self._retired = [pool for pool in self._retired if pool.active]
-        self._protocols.sweep(loop_now, PARTING_S if self._departure.doing.refuses else KEEPALIVE_TIMEOUT_S)
+        self._protocols.sweep(loop_now)
+        if self._departure.doing.refuses:
+            self._close_idle()
+        if self._server is not None:
+            self._server.sweep(loop_now)
+        if self._certificate is not None:
+            self._certificate.look()
+
+    def _close_idle(self) -> None:
+        """What waits for a request would be refused it."""
+        self._protocols.close_idle(self._protocols.open_count, self._loop.time())
 
     # Another configuration.
 
@@ -211,6 +235,7 @@ class App:
         self._settings = settings
         self._admin.auth = prepared.admin_auth
         self.streams.bound(settings.max_buffered_bytes)
+        self._protocols.max_header_bytes = settings.max_header_bytes
         if self._listener is not None:
             prepare_listener(self._listener, _stall_timeout_s(settings))
         kept = {target.pool for target in plan.targets.values()}
@@ -252,7 +277,7 @@ class App:
         if not doing.keeps:
             self.streams.keep_no_connection()
         if doing.refuses:
-            self._protocols.sweep(self._loop.time(), PARTING_S)
+            self._close_idle()
         if doing.ends_streams:
             self.streams.end_all()
 

@@ -1,18 +1,17 @@
-"""The traffic port's socket and certificate.
+"""The traffic port's socket.
 
-Owns how an address is bound and what a TLS client finds there. Must not know what is served on it.
+Owns how an address is bound. Must not know what is served on it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sidecar.settings import Address, Settings
+    from sidecar.settings import Address
 
 
 def listening_socket(address: Address) -> socket.socket:
@@ -52,14 +51,3 @@ def bound_address(listener: socket.socket, asked: Address) -> Address:
     if asked.path:
         return asked
     return type(asked)(asked.host, int(listener.getsockname()[1]))
-
-
-def server_tls(settings: Settings) -> ssl.SSLContext | None:
-    """What clients are shown; None for plain HTTP. Raises OSError and ValueError for files that cannot be used."""
-    if not settings.tls.certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(settings.tls.certificate, settings.tls.key or None)
-    return context

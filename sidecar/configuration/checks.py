@@ -6,9 +6,12 @@ Owns the list of them. Must not refuse anything; `reading` and its sections do t
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from sidecar.certificates import pair_trouble
 from sidecar.configuration.fallbacks import warnings_of_fallbacks
+from sidecar.descriptors import TooFewDescriptorsError, limit_after_raising, most_connections
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.settings import Drain
@@ -38,6 +41,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *_of_routes(settings),
         *warnings_of_fallbacks(settings),
         *_of_drain(settings),
+        *_of_connections(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 
@@ -77,6 +81,11 @@ def _unreadable(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]
     for path, file in files:
         if file and not os.access(file, os.R_OK):
             yield f"{path}: {file} cannot be read from here"
+    tls = settings.tls
+    if tls.certificate and all(os.access(file, os.R_OK) for file in (tls.certificate, tls.key)):
+        trouble = pair_trouble(tls, datetime.now(UTC))
+        if trouble:
+            yield f"tls: {trouble}"
 
 
 def _unsignable(path: str, signing: AwsSigning, environ: Mapping[str, str]) -> Iterator[str]:
@@ -143,6 +152,16 @@ def _of_drain(settings: Settings) -> Iterator[str]:
         yield f"admin: no kubelet reaches {settings.admin}, neither for probes nor for the preStop hook at /drain"
     elif settings.admin_auth is not None:
         yield "admin_auth: a preStop hook at /drain has to bear the token, in its httpHeaders"
+
+
+def _of_connections(settings: Settings) -> Iterator[str]:
+    try:
+        most_connections(settings, limit_after_raising())
+    except TooFewDescriptorsError as error:
+        yield f"connections: it would not start from here: {error}"
+    most = settings.connections.most
+    if most and settings.max_streams > most * (settings.workers or os.cpu_count() or 1):
+        yield f"max_streams: {settings.max_streams} are never reached, since connections.most is {most}"
 
 
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:

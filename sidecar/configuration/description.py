@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.configuration.fallbacks import described, named_upstreams
+from sidecar.settings import Connections
 from sidecar.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ def describe(settings: Settings) -> str:
         f"admin  {settings.admin}, {_guard(settings.admin_auth)}",
         f"drain  {_drain(settings)}",
     ]
+    if (connections := settings.connections) != Connections():
+        most = f"{connections.most} at a time, " if connections.most else ""
+        lines.append(
+            f"clients {most}head within {format_duration(connections.header_timeout_s)}, "
+            f"body within {format_duration(connections.body_timeout_s)}"
+        )
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
     lines += ["upstreams:", *map(_upstream_line, settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]

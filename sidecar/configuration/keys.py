@@ -24,6 +24,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "logs",
         "mode",
         "drain",
+        "connections",
     ),
     "upstreams.*": (
         "url",
@@ -67,6 +68,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "admin_auth.bearer": ("file", "env"),
     "cors": ("origins",),
     "tls": ("certificate", "key"),
+    "connections": ("most", "header_timeout", "body_timeout"),
     "telemetry": (
         "otlp",
         "protocol",

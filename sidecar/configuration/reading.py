@@ -7,7 +7,7 @@ look (`fields`, `upstreams`, `routes`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sidecar.configuration.addresses import parse_address, parse_origin, parse_upstream_url
 from sidecar.configuration.checks import warnings_of
@@ -20,7 +20,7 @@ from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS
-from sidecar.settings import Cors, Credentials, Drain, Route, SecretSource, ServerTls, Settings, Upstream
+from sidecar.settings import Connections, Cors, Credentials, Drain, Route, SecretSource, ServerTls, Settings, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Address
 
 T = TypeVar("T")
+
+_MAX_DIGITS: Final = 7
 
 
 def load_file(path: str, *, environ: Mapping[str, str]) -> Loaded:
@@ -128,6 +130,7 @@ def _read_root(root: Section) -> Settings:
         logs=read_logs(root.section("logs")),
         mode=root.choice("mode", ("egress", "ingress"), default.mode),
         drain=_read_drain(root.section("drain")),
+        connections=_read_connections(root.section("connections")),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings
@@ -169,6 +172,21 @@ def _read_drain(section: Section) -> Drain:
         delay_s=section.duration("delay", default.delay_s, zero=True),
         timeout_s=section.duration("timeout", default.timeout_s),
     )
+
+
+def _read_connections(section: Section) -> Connections:
+    default = Connections()
+    return Connections(
+        section.checked("most", _connection_count, default.most),
+        section.duration("header_timeout", default.header_timeout_s),
+        section.duration("body_timeout", default.body_timeout_s),
+    )
+
+
+def _connection_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        raise ValueError("must be a whole number; 0 is what the process's descriptors allow")
+    return int(text)
 
 
 def _check_addresses(settings: Settings, complain: Callable[[str], None]) -> None:

@@ -6,7 +6,8 @@ are dialled, what a dialect means, or the admin door.
 
 from __future__ import annotations
 
-from sidecar.gateway.connection import KEEPALIVE_TIMEOUT_S, ClientConnection, ClientServer
+from sidecar.gateway.client_server import ClientServer
+from sidecar.gateway.connection import ClientConnection
 from sidecar.gateway.handler import Gateway
 from sidecar.gateway.inquiry import Target
 from sidecar.gateway.plan import Plan

@@ -1,6 +1,7 @@
 """Request bodies: read whole where something has to be known of them, streamed where not.
 
-Owns the limits and the deadline of reading. Must not know what a body means.
+Owns the limits of reading, and the deadline where a body is streamed; one that is read whole has its connection's. Must
+not know what a body means.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from sidecar.errors import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from weakref import WeakMethod
 
     from sidecar.gateway.request import ClientRequest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sidecar.streams import Streams
 
 READ_TIMEOUT_S: Final = 60.0
-"""How long a client may take between two pieces of its body."""
+"""How long a client may take between two pieces of a body that is streamed."""
 
 _PIECE_BYTES: Final = 64 * 1024
 """How much of an upload is taken on at once; what aiohttp has read beyond it waits there, one read at most."""
@@ -61,14 +62,14 @@ def take_whole(request: ClientRequest, max_body_bytes: int) -> bytes:
 
 
 async def read_whole(request: ClientRequest, max_body_bytes: int, streams: Streams, max_buffered_bytes: int) -> bytes:
-    """The request's body. Raises Failure body_too_large, bad_request (broken framing), request_timeout, or overloaded
-    where the whole process comes to hold more than ``max_buffered_bytes``."""
+    """The request's body. Raises Failure body_too_large, bad_request (broken framing), request_timeout (as soon as its
+    connection says so), or overloaded where the whole process comes to hold more than ``max_buffered_bytes``."""
     if is_here(request):
         return take_whole(request, max_body_bytes)
     parts: list[bytes] = []
     size = 0
     try:
-        while piece := await _read_piece(request):
+        while piece := await _framed(request.content.readany()):
             parts.append(piece)
             size += len(piece)
             streams.body_bytes += len(piece)
@@ -96,7 +97,7 @@ async def stream_body(
     Raises as `read_whole` does, and idle_timeout for an upstream that takes nothing for ``idle_timeout_s``.
     """
     size = 0
-    while piece := await _read_piece(request, _PIECE_BYTES):
+    while piece := await _read_piece(request):
         size += len(piece)
         if size > max_body_bytes:
             raise _too_large(max_body_bytes)
@@ -116,13 +117,17 @@ async def _wait_writable(exchange: Exchange, idle_timeout_s: float) -> None:
         raise Failure("idle_timeout", f"the upstream took nothing of the body for {idle_timeout_s:g} s") from None
 
 
-async def _read_piece(request: ClientRequest, most_bytes: int = -1) -> bytes:
+async def _read_piece(request: ClientRequest) -> bytes:
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
-            content = request.content
-            return await (content.readany() if most_bytes < 0 else content.read(most_bytes))
+            return await _framed(request.content.read(_PIECE_BYTES))
     except TimeoutError:
         raise Failure("request_timeout", f"no more of the request's body came within {READ_TIMEOUT_S:g} s") from None
+
+
+async def _framed(reading: Awaitable[bytes]) -> bytes:
+    try:
+        return await reading
     except (HttpProcessingError, RequestPayloadError, HTTPException):
         raise Failure("bad_request", "the request's body is not framed as HTTP/1.1 wants it") from None
 

@@ -1,7 +1,7 @@
 """The client's connection: aiohttp's HTTP server protocol, with the events it keeps to itself handed on.
 
-Owns the hooks (departure, flow control, unread sockets) and how protocol errors are answered. Must not know routes,
-streams or upstreams; it tells one listener at a time.
+Owns the hooks (departure, flow control, unread sockets), what the client is waited for and until when, and how protocol
+errors are answered. Must not know routes, streams or upstreams; it tells one listener at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from aiohttp import web
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
     from aiohttp.web_request import BaseRequest
 
+    from sidecar.gateway.client_server import ClientServer
     from sidecar.subscribers import HttpSubscriber
 
     Handle = Callable[[ClientRequest, "ClientConnection"], Awaitable[bool]]
@@ -43,7 +46,29 @@ UNREAD_ANSWERS_S: Final = 30.0
 LINGER_S: Final = 10.0
 """How long the rest of a body that nobody wanted is taken, so that its sender gets to read the answer."""
 
-_READ_BUFFER_BYTES: Final = 16 * 1024
+
+class Awaited(Enum):
+    """What a client has to send next. Each has its deadline, which one sweep looks after."""
+
+    __hash__ = object.__hash__
+
+    NOTHING = "nothing"
+    """It is our turn: its request is being answered, or sent on as it comes."""
+    REQUEST = "request"
+    """The first byte of its next request, or of its first one."""
+    HEAD = "head"
+    """The rest of a head that has begun."""
+    BODY = "body"
+    """The rest of a body that is read whole."""
+
+
+AWAITED_MOVES: Final[dict[Awaited, frozenset[Awaited]]] = {
+    Awaited.REQUEST: frozenset({Awaited.HEAD, Awaited.NOTHING}),
+    Awaited.HEAD: frozenset({Awaited.NOTHING}),
+    Awaited.NOTHING: frozenset({Awaited.BODY, Awaited.REQUEST, Awaited.HEAD}),
+    Awaited.BODY: frozenset({Awaited.NOTHING, Awaited.REQUEST, Awaited.HEAD}),
+}
+"""What may be waited for after what."""
 
 
 class ClientListener(Protocol):
@@ -65,12 +90,27 @@ class ClientListener(Protocol):
 class ClientConnection(web.RequestHandler):
     """One client connection. `has_left` is true from the moment the peer closed either side of it."""
 
-    __slots__ = ("_handle", "_is_reading", "_listener", "_subscriber", "has_left", "idle_since", "is_unread")
+    __slots__ = (
+        "_handle",
+        "_head_bytes",
+        "_is_reading",
+        "_listener",
+        "_server",
+        "_subscriber",
+        "awaited",
+        "due_at",
+        "has_left",
+        "is_unread",
+    )
 
-    def __init__(self, manager: web.Server, *, handle: Handle, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(self, server: ClientServer, *, handle: Handle, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
         self._handle = handle
-        self.idle_since = self._loop.time()
+        self._head_bytes = 0
+        self.awaited = Awaited.REQUEST
+        self.due_at = self._loop.time() + KEEPALIVE_TIMEOUT_S
+        """When what is awaited has to be there, by the loop's clock."""
         self._listener: ClientListener | None = None
         self._subscriber: HttpSubscriber | None = None
         self.has_left = False
@@ -117,8 +157,35 @@ class ClientConnection(web.RequestHandler):
         """aiohttp queues a body's framing error behind the very request that waits for that body: tell it now."""
         queued = len(self._messages)
         super().data_received(data)
-        if len(self._messages) > queued and isinstance(self._messages[-1][0], _ErrInfo):
-            self._break_off_body()
+        if len(self._messages) > queued:
+            self._head_bytes = 0
+            if isinstance(self._messages[-1][0], _ErrInfo):
+                self._break_off_body()
+        elif data and not self._is_within_body:
+            self._hold_head(data)
+
+    @property
+    def _is_within_body(self) -> bool:
+        """What comes next belongs to the body of a request whose head is here."""
+        if self._messages:
+            return not self._messages[-1][1].is_eof()
+        return self._current_request is not None and not self._current_request.content.is_eof()
+
+    def _hold_head(self, data: bytes) -> None:
+        """``data`` is a piece of a head that is not whole yet, and held by the parser until it is."""
+        if self._close or self._force_close or self._upgraded:
+            return
+        if not self._head_bytes and not data.strip(b"\r\n"):
+            return  # what careless clients send behind a body
+        self._head_bytes += len(data)
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        if self._head_bytes > self._server.max_header_bytes:
+            if is_waiting:
+                self._break_off(_headers_too_large())
+            else:
+                self._close = True  # the request before it has its answer yet to come
+        elif is_waiting and self.awaited is Awaited.REQUEST:
+            self._await(Awaited.HEAD, self._loop.time() + self._server.limits.header_timeout_s)
 
     def _break_off_body(self) -> None:
         """Let the request whose body broke give the one answer there is, and the connection end with it."""
@@ -141,6 +208,7 @@ class ClientConnection(web.RequestHandler):
         """The departure first: the upstream is aborted before anything else happens."""
         self._leave()
         super().connection_lost(exc)
+        self._server.left()
 
     def _leave(self) -> None:
         if not self.has_left:
@@ -195,7 +263,7 @@ class ClientConnection(web.RequestHandler):
         """
         try:
             while not self._force_close and await self._serve_next():
-                self.idle_since = self._loop.time()
+                self._await_request()
                 if self._messages and not await self._take_turns():
                     break
         except asyncio.CancelledError:
@@ -209,6 +277,19 @@ class ClientConnection(web.RequestHandler):
             if self.transport is not None:
                 self.transport.close()
 
+    def _await(self, awaited: Awaited, due_at: float) -> None:
+        if awaited not in AWAITED_MOVES[self.awaited]:
+            raise RuntimeError(f"nothing leads from {self.awaited} to {awaited}")
+        self.awaited = awaited
+        self.due_at = due_at
+
+    def _await_request(self) -> None:
+        now = self._loop.time()
+        if self._head_bytes:  # it began while the one before was answered
+            self._await(Awaited.HEAD, now + self._server.limits.header_timeout_s)
+        else:
+            self._await(Awaited.REQUEST, now + KEEPALIVE_TIMEOUT_S)
+
     async def _serve_next(self) -> bool:
         """One request, from its head to its answer. Whether there may be another."""
         if not self._messages:
@@ -217,12 +298,15 @@ class ClientConnection(web.RequestHandler):
                 await self._waiter
             finally:
                 self._waiter = None
+        self._await(Awaited.NOTHING, inf)
         message, payload = self._messages.popleft()
         self._make_room()
         if isinstance(message, _ErrInfo):
             self._answer_error(message.exc)
             return False
         request = ClientRequest(message, payload)
+        if self._server.is_crowded:
+            request.keep_alive = False
         self._current_request = None if payload.is_eof() else cast("BaseRequest", request)
         self._request_in_progress = True
         answering = self._handle(request, self)
@@ -277,9 +361,15 @@ class ClientConnection(web.RequestHandler):
                     await unread.readany()
         return unread.is_eof()
 
+    def await_body(self) -> None:
+        """All of the request's body has to be here before anything is done with it, and in time."""
+        self._await(Awaited.BODY, self._loop.time() + self._server.limits.body_timeout_s)
+
     def body_taken(self) -> None:
         """All of the request's body has been read: nothing here needs the request any more."""
         self._current_request = None
+        if self.awaited is Awaited.BODY:
+            self._await(Awaited.NOTHING, inf)
 
     @property
     def is_upgrading(self) -> bool:
@@ -291,23 +381,46 @@ class ClientConnection(web.RequestHandler):
         """A request waits for its turn, or the transport still holds bytes of an answer."""
         return bool(self._messages) or (self.transport is not None and self.transport.get_write_buffer_size() > 0)
 
-    def is_idle_since(self, oldest: float) -> bool:
-        """Whether it has been waiting for a request since before ``oldest``, by the loop's clock."""
-        return self._waiter is not None and not self._waiter.done() and self.idle_since < oldest
+    @property
+    def is_idle(self) -> bool:
+        """It waits for a request of which nothing has come."""
+        return self.awaited is Awaited.REQUEST and self._waiter is not None and not self._waiter.done()
+
+    def cut(self) -> None:
+        """What was awaited has not come in time. What has come in this very turn is spared."""
+        if self.awaited is Awaited.BODY:
+            if self._current_request is not None and not self._current_request.content.is_eof():
+                late = f"the request's body was not here within {self._server.limits.body_timeout_s:g} s"
+                self._current_request.content.set_exception(Failure("request_timeout", late))
+        elif self._waiter is None or self._waiter.done():
+            return
+        elif self.awaited is Awaited.HEAD:
+            late = f"the request's head was not whole within {self._server.limits.header_timeout_s:g} s"
+            self._break_off(Failure("request_timeout", late))
+        else:
+            self.force_close()
 
     def _answer_error(self, exc: BaseException | None) -> None:
         """Answer a request that could not be parsed, or a bug of ours; nothing of the request is echoed or logged."""
         if exc is None:
             failure = Failure("internal", "the sidecar failed on this request")
         elif isinstance(exc, LineTooLong) or "Too many headers" in str(exc):
-            failure = Failure("headers_too_large", "the request's header block is too large")
+            failure = _headers_too_large()
         else:
             failure = Failure("bad_request", "the request is not valid HTTP/1.1")
+        self._answer_failure(failure)
+
+    def _answer_failure(self, failure: Failure) -> None:
         if self.transport is None:
             return
         content_type, body = problem("problem", failure, "")
         headers = [(b"Content-Type", content_type.encode())]
         self.transport.write(own_answer((1, 1), failure.http_status, headers, body, keep_alive=False))
+
+    def _break_off(self, failure: Failure) -> None:
+        """Say why no request is waited for any more, and close."""
+        self._answer_failure(failure)
+        self.force_close()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """The kind of an unexpected error, never its text: that may quote the request."""
@@ -315,37 +428,5 @@ class ClientConnection(web.RequestHandler):
         logger.error("connection failed: %s", type(kw.get("exc_info")).__name__)
 
 
-class ClientServer(web.Server):
-    """Makes a `ClientConnection` for each accepted socket."""
-
-    def __init__(self, handle: Handle, *, max_field: int) -> None:
-        super().__init__(_never, handler_cancellation=False)
-        self._options: dict[str, Any] = {
-            "loop": asyncio.get_running_loop(),
-            "handle": handle,
-            "keepalive_timeout": 0.0,  # a timer for each connection: ours are swept
-            "tcp_keepalive": False,
-            "access_log": None,
-            "auto_decompress": False,
-            "max_line_size": max_field,
-            "max_field_size": max_field,
-            "read_bufsize": _READ_BUFFER_BYTES,
-        }
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(self, **self._options)
-
-    def sweep(self, now: float, longest_s: float = KEEPALIVE_TIMEOUT_S) -> None:
-        """Close what has waited for a request for longer than this; ``now`` is the loop's time."""
-        oldest = now - longest_s
-        for connection in [one for one in self._connections if cast("ClientConnection", one).is_idle_since(oldest)]:
-            connection.force_close()
-
-    def has_unsent(self) -> bool:
-        """A client has yet to get bytes that are on this side, or a request of its own looked at."""
-        return any(cast("ClientConnection", one).has_unsent for one in self._connections)
-
-
-async def _never(request: BaseRequest) -> web.StreamResponse:
-    """What aiohttp's server wants and `ClientConnection.start` does not use."""
-    raise NotImplementedError
+def _headers_too_large() -> Failure:
+    return Failure("headers_too_large", "the request's header block is too large")

@@ -179,6 +179,7 @@ class Gateway:
         refuse_declared_size(request, plan.max_body_bytes)
         if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
             inquiry.connection.say_continue()
+        inquiry.connection.await_body()
         body = await read_whole(request, plan.max_body_bytes, self._streams, plan.settings.max_buffered_bytes)
         self._take_body(inquiry, body)
 

@@ -119,6 +119,8 @@ STREAMS_ENDED: Final = "llm_sidecar.streams.ended"
 STREAMS_ACTIVE: Final = "llm_sidecar.streams.active"
 BUFFERED: Final = "llm_sidecar.buffered"
 BUFFERED_LIMIT: Final = "llm_sidecar.buffered.limit"
+CONNECTIONS: Final = "llm_sidecar.connections"
+CONNECTIONS_LIMIT: Final = "llm_sidecar.connections.limit"
 EVENT_LOOP_LAG: Final = "llm_sidecar.event_loop.lag"
 TELEMETRY_DROPPED: Final = "llm_sidecar.telemetry.dropped"
 TELEMETRY_EXPORTED: Final = "llm_sidecar.telemetry.exported"
@@ -396,6 +398,8 @@ _METRICS: Final = (
     Metric(STREAMS_ACTIVE, "gauge", "{stream}", "Streams running now"),
     Metric(BUFFERED, "gauge", "By", "Bytes held for clients that are behind"),
     Metric(BUFFERED_LIMIT, "gauge", "By", "Bound on the bytes held for all clients together"),
+    Metric(CONNECTIONS, "gauge", "{connection}", "Client connections open now"),
+    Metric(CONNECTIONS_LIMIT, "gauge", "{connection}", "Bound on the client connections open at a time"),
     Metric(EVENT_LOOP_LAG, "histogram", "s", "How late the data loop's turns were", (), LAG_SECONDS),
     Metric(TELEMETRY_DROPPED, "counter", "{item}", "Spans, points and log lines that were given up", (SIGNAL, REASON)),
     Metric(TELEMETRY_EXPORTED, "counter", "{item}", "Spans, points and log lines that were delivered", (SIGNAL,)),
