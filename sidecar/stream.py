@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Final
 from sidecar.answer import BodyMode, choose, judge
 from sidecar.client_watch import is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER, Deadlines
-from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
-from sidecar.stream_deadlines import STALL_LOOK_S, Timed
+from sidecar.stream_deadlines import STALL_LOOK_S
+from sidecar.stream_place import UNKNOWN, Placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.admission import Permit
     from sidecar.answer import Answer, Asked
     from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     from sidecar.settings import Route, Upstream
     from sidecar.streams import Streams
 
-_UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
 
-class Stream(Timed):
+class Stream(Placed):
     """A `ResponseSink` for the upstream and the listener of one client connection.
 
     ``settled`` resolves when the door has something to do: the stream has ended, or it failed with nothing sent
@@ -48,10 +46,9 @@ class Stream(Timed):
         "_streams",
         "asked",
         "attempts",
-        "failure",
         "keep_alive",
         "may_resend",
-        "permit",
+        "noted_bytes",
         "settled",
         "upstream_status",
     )
@@ -70,11 +67,10 @@ class Stream(Timed):
         self.upstream_status: int | None = None
         self.attempts = 0
         self.settled: Waiter = streams.future()
-        self.failure: Failure | None = None
         self.may_resend = False
         self.keep_alive = False
-        self.permit: Permit | None = None
-        """Given back when the stream ends."""
+        self.noted_bytes = 0
+        """How much of it the registry's sum has."""
         self._held: HeldRequest | None = None
         self._streams = streams
         self._clock = clock
@@ -163,7 +159,7 @@ class Stream(Timed):
             return
         self.answer = answer
         self._relay = answer.relay
-        if answer.dialect is None or answer.dialect.name in _UNKNOWN:  # no event of an unknown stream counts as content
+        if answer.dialect is None or answer.dialect.name in UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
         self.check_at = min(self.check_at, now + self._soonest_s)
         if answer.head is not None:
@@ -295,6 +291,7 @@ class Stream(Timed):
         """The client's transport has room again: hand over what is held, then read the upstream on."""
         log = self._log
         log.flush()
+        self._streams.note_buffered(self)
         if self.session.first_sent_at is None and self.session.first_content_at is not None and not log.held:
             self.session.first_sent_at = self._clock()
         if self._verdict is not None:
@@ -309,6 +306,7 @@ class Stream(Timed):
     def client_blocked(self) -> None:
         """The client's transport is full: from now its progress is looked at."""
         now = self._clock()
+        self._streams.note_buffered(self)
         if self.route.limits.on_slow_client == "pause":
             self._hold_upstream()
         self._watch.blocked(now)
@@ -328,6 +326,7 @@ class Stream(Timed):
 
     def _bound_buffer(self) -> None:
         """The log is ahead of the client: hold the upstream back, or let the client go."""
+        self._streams.note_buffered(self)
         limits = self.route.limits
         if limits.on_slow_client == "pause":
             self._hold_upstream()
@@ -381,6 +380,8 @@ class Stream(Timed):
         failure = Failure("shutting_down", "the sidecar is shutting down")
         if self._dialing is not None:
             self._dialing.cancel()
+        if self._waiting is not None:
+            self._leave_line(self._clock())
         if self._verdict is None and self.session.upstream in {UpstreamState.WAITING, UpstreamState.STREAMING}:
             self.fail(failure)
         if self.session.outcome is None:
@@ -393,7 +394,9 @@ class Stream(Timed):
                 self._settle()
 
     def _stop_upstream(self) -> None:
-        """Drop the upstream's connection, made or in the making, in this turn of the loop."""
+        """Drop the upstream's connection, made or in the making, or the place in the line, in this turn of the loop."""
+        if self._waiting is not None:
+            self._leave_line(self._clock())
         if self._dialing is not None:
             self._dialing.cancel()
             self._dialing = None

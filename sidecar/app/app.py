@@ -16,9 +16,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
+from sidecar.admission import Admission
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.gateway import ClientServer, Gateway
+from sidecar.gateway import CallerNames, ClientServer, Gateway
+from sidecar.gateway.caller import KEY_BYTES
+from sidecar.local_counts import LocalCounts
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
@@ -69,8 +72,10 @@ class App:
             observer=self.telemetry if observer is None else observer,
             content_bytes=self.telemetry.content_bytes if content_bytes is None else content_bytes,
         )
-        wall_clock = time.time
-        self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
+        self.admission = Admission(LocalCounts(), self._clock)
+        callers = CallerNames(os.urandom(KEY_BYTES))
+        plan = make_plan(settings, environ)
+        self._gateway = Gateway(plan, self.streams, self._clock, time.time, self.admission, callers)
         stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
         self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
@@ -84,6 +89,7 @@ class App:
         """What the process holds, read whenever somebody asks, in the asker's thread."""
         return {
             names.STREAMS_ACTIVE: lambda: len(self.streams),
+            names.QUEUE: lambda: self.admission.waiting,
             names.BUFFERED: lambda: self.streams.buffered_bytes,
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
         }

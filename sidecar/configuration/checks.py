@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from sidecar.admission import RANKS, terms_of
 from sidecar.routing import covers
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.signing import MISSING, can_sign
@@ -34,6 +35,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *_unreadable(settings, environ),
         *(warning for upstream in settings.upstreams.values() for warning in _of_upstream(upstream)),
         *_of_routes(settings),
+        *_of_limits(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 
@@ -128,6 +130,27 @@ def _of_routes(settings: Settings) -> Iterator[str]:
                 f"routes[{position}].limits.buffer: {format_size(route.limits.buffer_bytes)} is more than "
                 f"max_buffered, {format_size(settings.max_buffered_bytes)}"
             )
+
+
+def _of_limits(settings: Settings) -> Iterator[str]:
+    """Limits that say nothing beside the others, and what is to happen at a limit that there is not."""
+    callers = settings.callers
+    if callers.header and not callers.streams and not any(route.limits.caller_streams for route in settings.routes):
+        yield "callers.header: nothing limits a caller; set callers.streams, or limits.caller_streams of a route"
+    if callers.streams > settings.max_streams > 0:
+        yield f"callers.streams: {callers.streams} is more than max_streams, {settings.max_streams}"
+    lowest = min(settings.routes, key=lambda route: RANKS[route.priority]).priority
+    for position, route in enumerate(settings.routes):
+        path, limits = f"routes[{position}]", route.limits
+        if limits.queue and terms_of(route, settings) is None:
+            yield f"{path}.limits.queue: nothing limits the streams of {route.name}, so that nobody ever waits"
+        for key, count in (("streams", limits.streams), ("caller_streams", limits.caller_streams)):
+            if count > settings.max_streams > 0:
+                yield f"{path}.limits.{key}: {count} is more than max_streams, {settings.max_streams}"
+        if limits.caller_streams > limits.streams > 0:
+            yield f"{path}.limits.caller_streams: {limits.caller_streams} is more than streams, {limits.streams}"
+        if route.preempt and route.priority == lowest:
+            yield f"{path}.preempt: no route has a lower priority than {route.name}, so that it never ends a stream"
 
 
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:

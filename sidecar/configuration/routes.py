@@ -52,6 +52,8 @@ def _read_route(section: Section, formats: Collection[str]) -> Route:
         heartbeat_s=section.duration("heartbeat", default.heartbeat_s, zero=True),
         native_heartbeat=section.boolean("native_heartbeat", default.native_heartbeat),
         usage=section.choice("usage", ("as_asked", "request"), default.usage),
+        priority=section.choice("priority", ("low", "normal", "high"), default.priority),
+        preempt=section.boolean("preempt", default.preempt),
     )
 
 
@@ -72,6 +74,10 @@ def _read_limits(section: Section) -> Limits:
         stall_timeout_s=section.duration("stall_timeout", default.stall_timeout_s),
         max_body_bytes=section.size("max_body", default.max_body_bytes),
         max_frame_bytes=section.size("max_frame", default.max_frame_bytes),
+        streams=section.count("streams", default.streams),
+        caller_streams=section.count("caller_streams", default.caller_streams),
+        queue=section.count("queue", default.queue),
+        queue_timeout_s=section.duration("queue_timeout", default.queue_timeout_s),
     )
 
 

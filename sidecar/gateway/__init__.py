@@ -6,9 +6,10 @@ are dialled, what a dialect means, or the admin door.
 
 from __future__ import annotations
 
+from sidecar.gateway.caller import CallerNames
 from sidecar.gateway.connection import ClientConnection, ClientServer
 from sidecar.gateway.handler import Gateway
 from sidecar.gateway.inquiry import Target
 from sidecar.gateway.plan import Plan
 
-__all__ = ["ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]
+__all__ = ["CallerNames", "ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.admission import terms_of
 from sidecar.routing import Router
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 class Plan:
     """``targets`` are the upstreams by name; ``auth`` is what clients have to bear, None for nothing."""
 
-    __slots__ = ("auth", "max_body_bytes", "router", "settings", "targets")
+    __slots__ = ("auth", "max_body_bytes", "router", "settings", "targets", "terms")
 
     def __init__(self, settings: Settings, targets: Mapping[str, Target], auth: Secret | None) -> None:
         self.settings = settings
         self.targets = targets
         self.auth = auth
         self.router = Router(settings)
+        self.terms = {route.name: terms_of(route, settings) for route in settings.routes}
+        """What requests of each route need a place in; None where nothing is limited."""
         self.max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
         """Before a route is known, no body may be larger than the largest that any of them takes."""
