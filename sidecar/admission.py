@@ -107,12 +107,12 @@ class Holder(Protocol):
 
 
 class Permit:
-    """The right to hold one active stream in ``scopes``, and at one upstream at a time.
+    """The right to hold one active stream in ``scopes``, and at one upstream at a time; at two while a hedge runs.
 
     ``owner`` hears of every place that it leaves; ``rank`` is the class of its stream, ``since`` when it began.
     """
 
-    __slots__ = ("_counts", "_owner", "_scopes", "_upstream", "holder", "is_released", "rank", "since")
+    __slots__ = ("_beside", "_counts", "_owner", "_scopes", "_upstream", "holder", "is_released", "rank", "since")
 
     def __init__(
         self,
@@ -126,11 +126,21 @@ class Permit:
         self._counts = counts
         self._scopes = scopes
         self._upstream = upstream
+        self._beside: Scope | None = None
         self._owner = owner
         self.rank = rank
         self.since = since
         self.holder: Holder | None = None
         self.is_released = False
+
+    @property
+    def upstream(self) -> Scope | None:
+        """Where its stream is."""
+        return self._upstream
+
+    def holds(self, scopes: Sequence[Scope]) -> bool:
+        """Whether it has a place in every one of ``scopes``."""
+        return all(scope in self._scopes for scope in scopes)
 
     def enter(self, upstream: Scope) -> bool:
         """The stream turns to this upstream and leaves the one before. False, and nothing changed, where it is full, or
@@ -138,14 +148,27 @@ class Permit:
         left = self._upstream
         if left == upstream:
             return True
-        if self.is_released or (upstream.limit and self._counts.take((upstream,)) is not None):
+        if not self._may_take(upstream):
             return False
         self._upstream = upstream
-        if left is not None and left.limit:
-            self._counts.give((left,))
-            if self._owner is not None:
-                self._owner.freed((left,))
+        self._give(left)
         return True
+
+    def also(self, upstream: Scope) -> bool:
+        """A place at a second upstream, beside the one the stream is at. False where that is full."""
+        if self._beside is not None or not self._may_take(upstream):
+            return False
+        self._beside = upstream
+        return True
+
+    def leave(self, upstream: Scope) -> None:
+        """The stream is at the other of its two upstreams alone. Nothing where it is at one."""
+        if self._beside is None:
+            return
+        left, self._beside = self._beside, None
+        if upstream != left:
+            self._upstream, left = left, self._upstream
+        self._give(left)
 
     def release(self) -> None:
         """The stream is over. Idempotent."""
@@ -154,21 +177,23 @@ class Permit:
         self.is_released = True
         self.holder = None
         freed = tuple(self._scopes)
-        if self._upstream is not None and self._upstream.limit:
-            freed = (*freed, self._upstream)
+        for upstream in (self._upstream, self._beside):
+            if upstream is not None and upstream.limit:
+                freed = (*freed, upstream)
+        self._beside = None
         if freed:
             self._counts.give(freed)
         if self._owner is not None:
             self._owner.released(self, freed)
 
-    def holds(self, scopes: Sequence[Scope]) -> bool:
-        """Whether it has a place in every one of ``scopes``."""
-        return all(scope in self._scopes for scope in scopes)
+    def _may_take(self, upstream: Scope) -> bool:
+        return not self.is_released and (not upstream.limit or self._counts.take((upstream,)) is None)
 
-    @property
-    def upstream(self) -> Scope | None:
-        """Where its stream is."""
-        return self._upstream
+    def _give(self, upstream: Scope | None) -> None:
+        if upstream is not None and upstream.limit:
+            self._counts.give((upstream,))
+            if self._owner is not None:
+                self._owner.freed((upstream,))
 
 
 class Admission:
@@ -235,7 +260,7 @@ class Admission:
             self._refuse(waiting, f"no place within {waiting.party.terms.queue_timeout_s:g} s: ", now)
         if self._counts.is_shared or now >= self._recheck_at:
             self._recheck_at = now + RECHECK_INTERVAL_S
-            for key in self._line.keys():
+            for key in self._line.spots():
                 self._wake([key])
         return bool(self._line.size)
 

@@ -227,7 +227,7 @@ class Line:
             while party.members and party.first.deadline <= now:
                 yield party.first
 
-    def keys(self) -> list[Key]:
+    def spots(self) -> list[Key]:
         """Every scope that somebody waits at, those first where it has been longest the turn of somebody."""
         heads = {key: spot.first() for key, spot in self._spots.items()}
         return sorted(heads, key=lambda key: 0 if (party := heads[key]) is None else party.order)

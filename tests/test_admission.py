@@ -176,6 +176,25 @@ def test_leaving_an_upstream_lets_somebody_else_in() -> None:
     assert waits.is_running
 
 
+def test_a_hedge_has_a_place_of_its_own() -> None:
+    desk = Desk()
+    permit = desk.ask(terms(PROCESS, upstreams=(FIRST, SECOND))).place
+    assert isinstance(permit, Permit)
+    assert permit.also(SECOND)
+    assert not permit.also(Scope("upstream", "third", 0))
+    assert desk.counts.used(SECOND) == 1
+    permit.leave(FIRST)
+    assert (permit.upstream, desk.counts.used(FIRST), desk.counts.used(SECOND)) == (SECOND, 0, 1)
+    assert permit.also(FIRST)
+    permit.leave(FIRST)
+    permit.leave(SECOND)
+    assert (permit.upstream, desk.counts.used(FIRST), desk.counts.used(SECOND)) == (SECOND, 0, 1)
+    assert permit.also(FIRST)
+    permit.release()
+    assert not permit.also(FIRST)
+    assert desk.is_empty()
+
+
 def test_a_released_permit_enters_nothing_and_is_given_back_once() -> None:
     desk = Desk()
     permit = desk.ask(terms(PROCESS, upstreams=(FIRST, SECOND))).place

@@ -231,7 +231,12 @@ class Gateway:
             raise ConnectionResetError
         subscriber = HttpSubscriber(connection.transport, self._loop.call_soon, is_ready=not connection.writing_paused)
         place = self._place(inquiry, route)
-        stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
+        try:
+            stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
+        except BaseException:
+            if place is not None:
+                place.release()
+            raise
         inquiry.has_stream = True
         if isinstance(place, Permit):
             stream.take_place(place)

@@ -34,8 +34,12 @@ async def serve(stream: Stream, inquiry: Inquiry, streams: Streams) -> None:
     """
     failure: Failure | None = None
     for name in stream.route.upstreams:
+        target = inquiry.plan.targets[name]
+        if stream.permit is not None and not stream.permit.enter(target.scope):
+            failure = failure or Failure("overloaded", "the upstreams of this route have as many streams as they may")
+            continue
         try:
-            failure = await _try(stream, inquiry, inquiry.plan.targets[name], streams)
+            failure = await _try(stream, inquiry, target, streams)
         except Failure as own:
             failure = own
         if failure is None:
