@@ -19,6 +19,7 @@ from sidecar.formats.problems import family_of, limit_headers, problem, problem_
 from sidecar.gateway.bodies import is_here, is_read_whole, overloaded, read_whole, refuse_declared_size, take_whole
 from sidecar.gateway.ending import tell_broken_off, tell_ended
 from sidecar.gateway.inquiry import Inquiry
+from sidecar.gateway.pacing import Pace
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
 from sidecar.held_request import HeldRequest
@@ -90,6 +91,7 @@ class Gateway:
         self._admission = admission
         self._callers = callers
         self._is_looking = False
+        self._pace = Pace(self._loop)
 
     async def handle(self, request: ClientRequest, connection: ClientConnection) -> bool:
         """One request to its end. Whether its connection may carry another."""
@@ -135,7 +137,7 @@ class Gateway:
             elif is_here(request):
                 self._take_body(inquiry, take_whole(request, plan.max_body_bytes))
             else:
-                if not needs_model:
+                if plan.is_limited and not needs_model:
                     self._refuse_early(inquiry, plan.router.match(path, host, request.headers, inquiry.model))
                 await self._read_whole(inquiry)
         route = inquiry.route = plan.router.match(path, host, request.headers, inquiry.model)
@@ -146,9 +148,16 @@ class Gateway:
             raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
         stream = self._open(inquiry, route, path, self._format(request, route))
         del request  # as in `handle`
+        return await self._serve(stream, inquiry)
+
+    async def _serve(self, stream: Stream, inquiry: Inquiry) -> bool:
+        """The stream from here to its end. Whether its connection may carry another request."""
         try:
             if stream.session.upstream is UpstreamState.QUEUED:
                 await self._wait_for_place(stream)
+            elif (turn := self._pace.turn()) is not None:
+                await turn
+                self._raise_failure(stream)
             await serve(stream, inquiry, self._streams)
         except asyncio.CancelledError:
             stream.client_gone()
@@ -272,6 +281,10 @@ class Gateway:
             self._is_looking = True
             self._streams.repeat(LOOK_INTERVAL_S, self._look)
         await stream.settled
+        self._raise_failure(stream)
+
+    def _raise_failure(self, stream: Stream) -> None:
+        """What befell a stream before it was sent anywhere is for the door to tell."""
         if stream.failure is not None and stream.session.outcome is None:
             stream.give_up(stream.failure)
             raise stream.failure

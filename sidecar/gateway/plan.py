@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Plan:
     """``targets`` are the upstreams by name; ``auth`` is what clients have to bear, None for nothing."""
 
-    __slots__ = ("auth", "max_body_bytes", "router", "settings", "targets", "terms")
+    __slots__ = ("auth", "is_limited", "max_body_bytes", "router", "settings", "targets", "terms")
 
     def __init__(self, settings: Settings, targets: Mapping[str, Target], auth: Secret | None) -> None:
         self.settings = settings
@@ -30,5 +30,6 @@ class Plan:
         self.router = Router(settings)
         self.terms = {route.name: terms_of(route, settings) for route in settings.routes}
         """What requests of each route need a place in; None where nothing is limited."""
+        self.is_limited = any(terms is not None for terms in self.terms.values())
         self.max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
         """Before a route is known, no body may be larger than the largest that any of them takes."""
