@@ -107,8 +107,8 @@ def code_of(reply: Any) -> str:
     return str(reply.json()["error"]["code"])
 
 
-CALLER = {"headers": [("X-User", "ann")]}
-SCOPES = {
+CALLER: Any = {"headers": [("X-User", "ann")]}
+SCOPES: dict[str, Any] = {
     "process": {"max_streams": 2},
     "route": {"route": {"limits": Limits(streams=2)}},
     "upstream": {"upstreams": [{"max_streams": 2}]},
@@ -169,7 +169,7 @@ async def test_one_callers_limit_is_no_others() -> None:
 @on_uvloop
 async def test_the_sidecars_own_bearer_names_a_caller() -> None:
     bearer = [("Authorization", "Bearer t")]
-    limited = {"auth": SecretSource(env="T"), "environ": {"T": "t"}, "callers": Callers(streams=1)}
+    limited: Any = {"auth": SecretSource(env="T"), "environ": {"T": "t"}, "callers": Callers(streams=1)}
     async with crowd(**limited) as people:
         one = await people.runs(headers=bearer)
         assert (await asked(people.app, ask(headers=bearer))).status == 429
