@@ -364,7 +364,7 @@ def test_no_point_has_a_label_but_those_of_the_table() -> None:
 
 
 def test_every_metric_of_the_table_is_measured() -> None:
-    gauges = dict.fromkeys((names.STREAMS_ACTIVE, names.BUFFERED, names.BUFFERED_LIMIT), float)
+    gauges = dict.fromkeys((names.STREAMS_ACTIVE, names.QUEUE, names.BUFFERED, names.BUFFERED_LIMIT), float)
     metrics = told(*all_sorts(), gauges=gauges)
     metrics.turned(0.002)
     metrics.dropped("traces", "queue_full", 2)
