@@ -114,6 +114,7 @@ def record_of(stream: Stream) -> Record:
         warnings=session.warnings,
         received_at=session.received_at,
         body_read_at=session.body_read_at,
+        queued_s=session.queued_s,
         sent_at=session.sent_at,
         first_content_at=session.first_content_at,
         first_sent_at=session.first_sent_at,

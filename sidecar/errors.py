@@ -113,7 +113,8 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
     Attributes: ``code`` (a key of `CODES`), ``message`` (for people; never holds a secret or a byte of the request),
     ``upstream_status`` (the upstream's own HTTP status), ``native`` (the upstream's own words, parsed JSON or text),
     ``provider_code`` (the provider's own error code or type, "" where it gave none), ``retry_after`` (what the answer's
-    header of that name says: the upstream's own word, or how long ours takes; "" for the usual second).
+    header of that name says: the upstream's own word, or how long ours takes; "" for the usual second), ``policy`` (the
+    limit of ours that was full: what it is about, and how many it allows).
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
         provider_code: str = "",
         retryable: bool | None = None,
         retry_after: str = "",
+        policy: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(message)
         row = CODES[code]
@@ -135,6 +137,7 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
         self.native = native
         self.provider_code = provider_code
         self.retry_after = retry_after
+        self.policy = policy
         self.retryable = row.retryable if retryable is None else retryable
 
     @property

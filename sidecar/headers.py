@@ -80,7 +80,7 @@ _NO_KEYS: Final = frozenset({b"cookie", b"x-amz-date", b"x-amz-content-sha256"})
 """Dropped like credentials, but not what an LLM API takes for one."""
 
 _KEEPS_CONNECTION_ONLY: Final = frozenset({b"keep-alive", b"close", b""})
-_EXPOSED: Final = b"X-Stream-Id, X-Stream-Format, Retry-After"
+_EXPOSED: Final = b"X-Stream-Id, X-Stream-Format, Retry-After, RateLimit, RateLimit-Policy"
 _METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _FIELD_NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")
 

@@ -103,6 +103,8 @@ class Record(msgspec.Struct, gc=False, kw_only=True):
     """t0: its head had been read."""
     body_read_at: float | None = None
     """tb: its body was complete; of one that is streamed through, along with t1."""
+    queued_s: float | None = None
+    """tq: how long it waited for a place, between tb and t1; None where it had one at once."""
     sent_at: float | None = None
     """t1: the upstream had been sent it; of several tried, the last. None where content came first."""
     first_content_at: float | None = None

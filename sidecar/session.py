@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class UpstreamState(Enum):
-    """How far the upstream is: a request on its way, accepted and silent, producing, or over."""
+    """How far the upstream is: waiting for a place, a request on its way, accepted and silent, producing, or over."""
 
     __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
 
+    QUEUED = "queued"
     CONNECTING = "connecting"
     WAITING = "waiting"
     STREAMING = "streaming"
@@ -48,6 +49,8 @@ class Signal(Enum):
 
     __hash__ = object.__hash__  # members are singletons; Enum would hash their names, in Python, at every look-up
 
+    NO_PLACE = "no_place"
+    ADMITTED = "admitted"
     REQUEST_SENT = "request_sent"
     CONTENT = "content"
     UPSTREAM_ENDED = "upstream_ended"
@@ -75,7 +78,8 @@ class IllegalMoveError(Exception):
 _U, _C, _S = UpstreamState, ClientState, Signal
 
 UPSTREAM_MOVES: Final[dict[UpstreamState, dict[Signal, UpstreamState]]] = {
-    _U.CONNECTING: {_S.REQUEST_SENT: _U.WAITING, _S.UPSTREAM_FAILED: _U.FAILED},
+    _U.QUEUED: {_S.ADMITTED: _U.CONNECTING, _S.UPSTREAM_FAILED: _U.FAILED},
+    _U.CONNECTING: {_S.NO_PLACE: _U.QUEUED, _S.REQUEST_SENT: _U.WAITING, _S.UPSTREAM_FAILED: _U.FAILED},
     _U.WAITING: {
         _S.CONTENT: _U.STREAMING,
         _S.UPSTREAM_ENDED: _U.ENDED,
@@ -96,7 +100,7 @@ CLIENT_MOVES: Final[dict[ClientState, dict[Signal, ClientState]]] = {
     _C.GONE: {},
 }
 
-_BEFORE_END: Final = (_U.CONNECTING, _U.WAITING, _U.STREAMING)
+_BEFORE_END: Final = (_U.QUEUED, _U.CONNECTING, _U.WAITING, _U.STREAMING)
 
 REACTIONS: Final[dict[tuple[UpstreamState, ClientState, bool], Reaction]] = {
     # (upstream, client, something was sent to the client): what to do
@@ -148,6 +152,7 @@ class Session:
         "largest_gap_s",
         "last_content_at",
         "outcome",
+        "queued_s",
         "received_at",
         "sent_at",
         "start",
@@ -175,6 +180,8 @@ class Session:
         self.content_events = 0
         self.received_at = received_at
         self.body_read_at: float | None = None
+        self.queued_s: float | None = None
+        """How long it waited for a place, where it had to."""
         self.sent_at: float | None = None
         self.first_content_at: float | None = None
         self.first_sent_at: float | None = None

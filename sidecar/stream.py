@@ -13,17 +13,16 @@ import msgspec
 from sidecar.answer import BodyMode, choose, choose_within, judge
 from sidecar.client_watch import is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER
-from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError, Outcome
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
 from sidecar.stream_asking import Asking
 from sidecar.stream_deadlines import STALL_LOOK_S
+from sidecar.stream_place import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sidecar.admission import Permit
     from sidecar.answer import Answer, Asked
     from sidecar.held_request import HeldRequest
     from sidecar.ports import ClientSide, ResponseHead
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from sidecar.settings import Route
     from sidecar.streams import Streams
 
-_UNKNOWN: Final = frozenset(dialect.name for dialect in OPAQUE.values())
 _ASKED: Final = frozenset({UpstreamState.WAITING, UpstreamState.STREAMING})
 _PASSED_ON_WHOLE: Final = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED})
 
@@ -46,7 +44,7 @@ class Stream(Asking):
         "asked",
         "is_open",
         "keep_alive",
-        "permit",
+        "noted_bytes",
     )
 
     def __init__(
@@ -63,8 +61,8 @@ class Stream(Asking):
         self.keep_alive = False
         self.is_open = False
         """Its client's answer began before any upstream's."""
-        self.permit: Permit | None = None
-        """Given back when the stream ends."""
+        self.noted_bytes = 0
+        """How much of it the registry's sum has."""
         self._held: HeldRequest | None = None
         self._is_whole = True
 
@@ -106,8 +104,6 @@ class Stream(Asking):
         assert self.upstream is not None  # noqa: S101 - begin() came first
         self._last_bytes_at = now = self._clock()
         self.upstream_status = head.status
-        if self._attempt is not None:
-            self._attempt.answered(head.status, now)
         given = self.asked, head, self.route, self.upstream, self.session, self._log
         try:
             answer = choose_within(*given, self.answer) if self.is_open else choose(*given, self._begin)
@@ -116,8 +112,9 @@ class Stream(Asking):
             return
         self.answer = answer
         self._relay = answer.relay
-        if answer.dialect is None or answer.dialect.name in _UNKNOWN:  # no event of an unknown stream counts as content
+        if answer.dialect is None or answer.dialect.name in UNKNOWN:  # no event of an unknown stream counts as content
             self._deadlines.head_was_enough()
+            self._tell_health(None, now)
         self.check_at = min(self.check_at, now + self._soonest_s)
         if answer.head is not None:
             self._begin(answer)
@@ -159,6 +156,7 @@ class Stream(Asking):
         elif session.first_sent_at is None and session.first_content_at is not None:
             session.first_sent_at = self._clock()
             self.check_at = min(self.check_at, now + self._soonest_s)
+            self._tell_health(None, now)
         if relay.is_terminated:
             self._terminator_relayed(now)
 
@@ -201,8 +199,8 @@ class Stream(Asking):
             return  # a late word: a broken upload, say, behind a whole answer or a client that has left
         now = self._clock()
         outcome, verdict = judge(self.answer, failure, now)
-        if self._attempt is not None and verdict is not None and not self.may_resend:
-            self._attempt.failed(verdict, now)
+        if not self.may_resend:
+            self._tell_health(None if self.session.first_content_at is not None else verdict, now)
         # In an answer that began before the upstream's, its rejection is no end of a body.
         self._is_whole = failure is None and not (self.is_open and outcome is Outcome.UPSTREAM_REJECTED)
         completed = outcome is Outcome.COMPLETED
@@ -258,6 +256,7 @@ class Stream(Asking):
         """The client's transport has room again: hand over what is held, then read the upstream on."""
         log = self._log
         log.flush()
+        self._streams.note_buffered(self)
         if self.session.first_sent_at is None and self.session.first_content_at is not None and not log.held:
             self.session.first_sent_at = self._clock()
         if self._verdict is not None:
@@ -272,6 +271,7 @@ class Stream(Asking):
     def client_blocked(self) -> None:
         """The client's transport is full: from now its progress is looked at."""
         now = self._clock()
+        self._streams.note_buffered(self)
         if self.route.limits.on_slow_client == "pause":
             self._hold_upstream()
         self._watch.blocked(now)
@@ -291,6 +291,7 @@ class Stream(Asking):
 
     def _bound_buffer(self) -> None:
         """The log is ahead of the client: hold the upstream back, or let the client go."""
+        self._streams.note_buffered(self)
         limits = self.route.limits
         if limits.on_slow_client == "pause":
             self._hold_upstream()
@@ -359,6 +360,8 @@ class Stream(Asking):
         failure = Failure("shutting_down", "the sidecar is shutting down")
         if self._dialing is not None:
             self._dialing.cancel()
+        if self._waiting is not None:
+            self._leave_line(self._clock())
         if self._verdict is None and (self.is_open or self.session.upstream in _ASKED):
             self.fail(failure)
         if self.session.outcome is None:
@@ -371,7 +374,9 @@ class Stream(Asking):
                 self._settle()
 
     def _stop_upstream(self) -> None:
-        """Drop the upstream's connection, made or in the making, in this turn of the loop."""
+        """Drop the upstream's connection, made or in the making, or the place in the line, in this turn of the loop."""
+        if self._waiting is not None:
+            self._leave_line(self._clock())
         if self._contest is not None:
             contest, self._contest = self._contest, None
             contest.abort()

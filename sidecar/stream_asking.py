@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.deadlines import NEVER, Deadlines
 from sidecar.session import Signal, UpstreamState
-from sidecar.stream_deadlines import Timed
+from sidecar.stream_place import Placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.streams import Streams
 
 
-class Asking(Timed):
+class Asking(Placed):
     """The half of a `Stream` that the door moves.
 
     ``settled`` resolves when the door has something to do: the stream has ended, or it failed with nothing of an answer
@@ -38,7 +38,6 @@ class Asking(Timed):
         "_dialing",
         "_streams",
         "attempts",
-        "failure",
         "may_resend",
         "settled",
         "upstream_status",
@@ -57,7 +56,6 @@ class Asking(Timed):
         self.upstream_status: int | None = None
         self.attempts = 0
         self.settled: Waiter = streams.future()
-        self.failure: Failure | None = None
         self.may_resend = False
         self._streams = streams
         self._clock = clock
@@ -136,6 +134,15 @@ class Asking(Timed):
         self._deadlines = contender.deadlines
         self._soonest_s = min(self._deadlines.shortest_s, self.route.heartbeat_s or NEVER)
         self.session.sent_at = contender.sent_at
+
+    def _tell_health(self, failure: Failure | None, now: float) -> None:
+        """What came of asking: an answer, or ``failure`` before there was content in it. Heard once."""
+        if self._attempt is None:
+            return
+        if failure is None:
+            self._attempt.answered(self.upstream_status or 0, now)
+        else:
+            self._attempt.failed(failure, now)
 
     def _settle(self) -> None:
         if not self.settled.done():

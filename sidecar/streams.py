@@ -62,6 +62,7 @@ class Streams:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
+        self._repeats: set[asyncio.TimerHandle] = set()
         self._sweeps: list[Callable[[float], None]] = []
         self.last_turn_at = clock()
         """When the loop last got round to a sweep; what liveness is judged by."""
@@ -88,8 +89,9 @@ class Streams:
 
     @property
     def buffered_bytes(self) -> int:
-        """Everything held for somebody: request bodies as of now; partial frames and bytes ahead of slow clients as of
-        the last second, or of the last four while that is little."""
+        """Everything held for somebody: request bodies and what slow clients have not taken as of now, since a burst of
+        streams fills memory in less than a second; partial frames and what clients have taken since as of the last
+        second, or of the last four while that is little."""
         return self.body_bytes + self._stream_bytes
 
     def bound(self, max_buffered_bytes: int) -> None:
@@ -105,9 +107,18 @@ class Streams:
         self._streams[asked.stream_id] = stream
         return stream
 
+    def note_buffered(self, stream: Stream) -> None:
+        """What ``stream`` holds has changed by more than a token. Nothing where it has ended: that is counted out."""
+        if stream.session.outcome is not None:
+            return
+        held_bytes = stream.buffered_bytes
+        self._stream_bytes += held_bytes - stream.noted_bytes
+        stream.noted_bytes = held_bytes
+
     def ended(self, stream: Stream) -> None:
         """A stream announces its outcome: the last thing it does."""
         del self._streams[stream.asked.stream_id]
+        self._stream_bytes -= stream.noted_bytes
         self._watched.discard(stream)
         self.outcomes[stream.session.outcome or Outcome.INTERNAL] += 1
         self.observer.stream_ended(stream)
@@ -138,6 +149,17 @@ class Streams:
             self._guarded(stream, stream.look_for_client)
         self._watch_timer = self._loop.call_later(WATCH_INTERVAL_S, self._watch) if self._watched else None
 
+    def repeat(self, interval_s: float, work: Callable[[], bool]) -> None:
+        """Call ``work`` every ``interval_s`` for as long as it returns True."""
+
+        def turn() -> None:
+            self._repeats.discard(timer)
+            if work():
+                self.repeat(interval_s, work)
+
+        timer = self._loop.call_later(interval_s, turn)
+        self._repeats.add(timer)
+
     def start(self, *sweeps: Callable[[float], None]) -> None:
         """Begin sweeping; ``sweeps`` are called with the time along with the streams' own deadlines."""
         self._sweeps.extend(sweeps)
@@ -155,7 +177,8 @@ class Streams:
         for stream in due:
             self._guarded(stream, partial(stream.check, now))
         if now >= self._count_at:
-            self._stream_bytes = sum(stream.buffered_bytes for stream in self._streams.values())
+            for stream in self._streams.values():
+                self.note_buffered(stream)
             is_calm = self._stream_bytes < self._calm_bytes
             self._count_at = now + (CALM_COUNT_INTERVAL_S if is_calm else COUNT_INTERVAL_S)
         if now >= self._sweep_idle_at:
@@ -187,9 +210,10 @@ class Streams:
     async def close(self) -> None:
         """End what still runs and wait for every task."""
         self.end_all()
-        for timer in (self._sweep_timer, self._watch_timer):
+        for timer in (self._sweep_timer, self._watch_timer, *self._repeats):
             if timer is not None:
                 timer.cancel()
+        self._repeats.clear()
         self._sweep_timer = self._watch_timer = None
         tasks = tuple(self._tasks)
         for task in tasks:

@@ -89,7 +89,8 @@ def test_the_reference_file_gives_every_setting() -> None:
     chat, local, _, legacy = settings.routes
     headers = (("X-Env", "live"),)
     match = Match("/v1/chat/completions", "gpt-*", "*.internal.example.com", headers)
-    assert chat == Route("chat", ("vllm", "openai"), match)
+    limits = Limits(streams=1000, caller_streams=20, queue=200)
+    assert chat == Route("chat", ("vllm", "openai"), match, limits=limits, priority="high", preempt=True)
     assert (local.strip_prefix, legacy.rewrite) == ("/local", "/v1/chat/completions")
     assert settings.telemetry == Telemetry(
         "http://127.0.0.1:4318",

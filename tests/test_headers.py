@@ -293,7 +293,10 @@ def test_stream_headers_name_the_stream_and_keep_proxies_from_buffering() -> Non
 
 def test_cors_is_off_by_default_and_names_the_origin() -> None:
     named = Cors(("https://app.example.com",))
-    exposed = (b"Access-Control-Expose-Headers", b"X-Stream-Id, X-Stream-Format, Retry-After")
+    exposed = (
+        b"Access-Control-Expose-Headers",
+        b"X-Stream-Id, X-Stream-Format, Retry-After, RateLimit, RateLimit-Policy",
+    )
     assert cors_headers(Cors(), "https://app.example.com") == []
     assert cors_headers(named, None) == [(b"Vary", b"Origin")]
     assert cors_headers(named, "https://evil.example") == [(b"Vary", b"Origin")]

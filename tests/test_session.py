@@ -21,7 +21,7 @@ from sidecar.session import (
 )
 
 JOINT = list(itertools.product(UpstreamState, ClientState, Signal))
-BEFORE_END = {UpstreamState.CONNECTING, UpstreamState.WAITING, UpstreamState.STREAMING}
+BEFORE_END = {UpstreamState.QUEUED, UpstreamState.CONNECTING, UpstreamState.WAITING, UpstreamState.STREAMING}
 
 
 def in_state(upstream: UpstreamState, client: ClientState, *, has_sent: bool = False) -> Session:

@@ -77,9 +77,16 @@ def test_a_stream_on_a_console() -> None:
 def test_every_field_is_one_of_the_table_and_each_can_occur() -> None:
     failure = Failure("upstream_reset", "gone")
     one, two = (
-        told(outcome=Outcome.UPSTREAM_BROKEN, failure=failure, attempts=attempts, warnings=("terminator_missing",))
+        told(
+            outcome=Outcome.UPSTREAM_BROKEN,
+            failure=failure,
+            attempts=attempts,
+            queued_s=0.0005,
+            warnings=("terminator_missing",),
+        )
         for attempts in (1, 2)
     )
+    assert one["overhead_s"] == 0.002, "what was waited for a place is no overhead"
     assert one.keys() | two.keys() == names.LOG_FIELDS.keys()
     assert two.keys() - one.keys() == {"attempts"}
     assert one.keys() - two.keys() == {"overhead_s"}

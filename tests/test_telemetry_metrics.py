@@ -364,8 +364,8 @@ def test_no_point_has_a_label_but_those_of_the_table() -> None:
 
 
 def test_every_metric_of_the_table_is_measured() -> None:
-    held = (names.STREAMS_ACTIVE, names.BUFFERED, names.BUFFERED_LIMIT, names.CONNECTIONS, names.CONNECTIONS_LIMIT)
-    gauges = dict.fromkeys(held, float)
+    bounded = (names.BUFFERED, names.BUFFERED_LIMIT, names.CONNECTIONS, names.CONNECTIONS_LIMIT)
+    gauges = dict.fromkeys((names.STREAMS_ACTIVE, names.QUEUE, *bounded), float)
     metrics = told(*all_sorts(), gauges=gauges)
     metrics.turned(0.002)
     metrics.dropped("traces", "queue_full", 2)

@@ -120,6 +120,7 @@ def test_every_attribute_is_one_of_the_table_and_in_its_place() -> None:
             trace=place,
             method="BREW",
             attempts=attempts,
+            queued_s=0.0005,
             warnings=("terminator_missing",),
             outcome=Outcome.UPSTREAM_BROKEN,
             failure=Failure("upstream_reset", "gone"),

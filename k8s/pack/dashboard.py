@@ -157,6 +157,7 @@ def _traffic() -> Panels:
             Look("Running now", 8),
             Query(total(SIDECAR), "streams"),
             Query(total("http_server_active_requests"), "requests"),
+            Query(total("llm_sidecar_queue"), "waiting for a place"),
         ),
         lines(
             Look("Duration of calls", 8, "s"),

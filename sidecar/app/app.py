@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
+from sidecar.admission import Admission
 from sidecar.app.accepting import Accepting, backlog_warning
 from sidecar.app.changes import compare
 from sidecar.app.departure import Departure
@@ -23,7 +24,9 @@ from sidecar.app.listening import bound_address, listening_socket
 from sidecar.app.plans import make_plan, secret_of
 from sidecar.certificates import ServerCertificate
 from sidecar.descriptors import current_limit, most_connections
-from sidecar.gateway import ClientServer, Gateway
+from sidecar.gateway import CallerNames, ClientServer, Gateway
+from sidecar.gateway.caller import KEY_BYTES
+from sidecar.local_counts import LocalCounts
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
@@ -86,8 +89,10 @@ class App:
             observer=self.telemetry if observer is None else observer,
             content_bytes=self.telemetry.content_bytes if content_bytes is None else content_bytes,
         )
-        wall_clock = time.time
-        self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
+        self.admission = Admission(LocalCounts(), self._clock)
+        callers = CallerNames(os.urandom(KEY_BYTES))
+        plan = make_plan(settings, environ)
+        self._gateway = Gateway(plan, self.streams, self._clock, time.time, self.admission, callers)
         self._most_connections = most_connections(settings, current_limit())
         self._certificate = ServerCertificate(settings.tls) if settings.tls.certificate else None
         self._protocols = ClientServer(
@@ -110,6 +115,7 @@ class App:
         """What the process holds, read whenever somebody asks, in the asker's thread."""
         return {
             names.STREAMS_ACTIVE: lambda: len(self.streams),
+            names.QUEUE: lambda: self.admission.waiting,
             names.BUFFERED: lambda: self.streams.buffered_bytes,
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
             names.CONNECTIONS: lambda: self._protocols.open_count,

@@ -9,6 +9,7 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from sidecar.admission import RANKS, terms_of
 from sidecar.certificates import pair_trouble
 from sidecar.configuration.fallbacks import warnings_of_fallbacks
 from sidecar.descriptors import TooFewDescriptorsError, limit_after_raising, most_connections
@@ -42,6 +43,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ..
         *warnings_of_fallbacks(settings),
         *_of_drain(settings),
         *_of_connections(settings),
+        *_of_limits(settings),
         *_of_telemetry(settings.telemetry, environ),
     )
 
@@ -162,6 +164,27 @@ def _of_connections(settings: Settings) -> Iterator[str]:
     most = settings.connections.most
     if most and settings.max_streams > most * (settings.workers or os.cpu_count() or 1):
         yield f"max_streams: {settings.max_streams} are never reached, since connections.most is {most}"
+
+
+def _of_limits(settings: Settings) -> Iterator[str]:
+    """Limits that say nothing beside the others, and what is to happen at a limit that there is not."""
+    callers = settings.callers
+    if callers.header and not callers.streams and not any(route.limits.caller_streams for route in settings.routes):
+        yield "callers.header: nothing limits a caller; set callers.streams, or limits.caller_streams of a route"
+    if callers.streams > settings.max_streams > 0:
+        yield f"callers.streams: {callers.streams} is more than max_streams, {settings.max_streams}"
+    lowest = min(settings.routes, key=lambda route: RANKS[route.priority]).priority
+    for position, route in enumerate(settings.routes):
+        path, limits = f"routes[{position}]", route.limits
+        if limits.queue and terms_of(route, settings) is None:
+            yield f"{path}.limits.queue: nothing limits the streams of {route.name}, so that nobody ever waits"
+        for key, count in (("streams", limits.streams), ("caller_streams", limits.caller_streams)):
+            if count > settings.max_streams > 0:
+                yield f"{path}.limits.{key}: {count} is more than max_streams, {settings.max_streams}"
+        if limits.caller_streams > limits.streams > 0:
+            yield f"{path}.limits.caller_streams: {limits.caller_streams} is more than streams, {limits.streams}"
+        if route.preempt and route.priority == lowest:
+            yield f"{path}.preempt: no route has a lower priority than {route.name}, so that it never ends a stream"
 
 
 def _of_telemetry(telemetry: Telemetry, environ: Mapping[str, str]) -> Iterator[str]:

@@ -31,6 +31,8 @@ def describe(settings: Settings) -> str:
             f"clients {most}head within {format_duration(connections.header_timeout_s)}, "
             f"body within {format_duration(connections.body_timeout_s)}"
         )
+    if settings.max_streams or settings.callers.streams:
+        lines.append(f"limits {', '.join(_limits(settings))}")
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
     lines += ["upstreams:", *map(_upstream_line, settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]
@@ -49,6 +51,14 @@ def _drain(settings: Settings) -> str:
     )
 
 
+def _limits(settings: Settings) -> list[str]:
+    callers = settings.callers
+    parts = [f"{settings.max_streams} streams"] if settings.max_streams else []
+    if callers.streams:
+        parts.append(f"{callers.streams} of one caller, by {callers.header or 'its key'}")
+    return parts
+
+
 def _guard(source: object | None) -> str:
     return f"bearer from {source}" if source else "open"
 
@@ -62,7 +72,22 @@ def _route_line(route: Route) -> str:
         parts.append(f"as {route.rewrite}")
     parts += described(route)
     parts.append(f"buffer {format_size(limits.buffer_bytes)}, then {limits.on_slow_client}")
+    parts += _places(route)
     return "; ".join(parts)
+
+
+def _places(route: Route) -> list[str]:
+    limits = route.limits
+    parts = [f"{limits.streams} streams"] if limits.streams else []
+    if limits.caller_streams:
+        parts.append(f"{limits.caller_streams} streams of one caller")
+    if limits.queue:
+        parts.append(f"{limits.queue} wait for up to {format_duration(limits.queue_timeout_s)}")
+    if route.priority != "normal":
+        parts.append(f"priority {route.priority}")
+    if route.preempt:
+        parts.append("preempts")
+    return parts
 
 
 def _match(match: Match) -> str:
@@ -80,8 +105,11 @@ def _upstream_line(upstream: Upstream) -> str:
         ("idle", timeouts.idle_s),
         ("total", timeouts.total_s),
     )
-    return f"  {upstream.name}: {upstream.url}; dialect {upstream.dialect}; {_credentials(upstream)}; " + ", ".join(
-        f"{name} {format_duration(value_s)}" for name, value_s in deadlines
+    limit = f"; at most {upstream.max_streams} streams" if upstream.max_streams else ""
+    return (
+        f"  {upstream.name}: {upstream.url}; dialect {upstream.dialect}; {_credentials(upstream)}; "
+        + ", ".join(f"{name} {format_duration(value_s)}" for name, value_s in deadlines)
+        + limit
     )
 
 

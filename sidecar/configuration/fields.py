@@ -113,6 +113,10 @@ class Section:
         """Bytes, above zero."""
         return self._scalar(key, default, lambda text: _above_zero(units.parse_size(text), zero=False))
 
+    def count(self, key: str, default: int) -> int:
+        """A whole number above zero."""
+        return self._scalar(key, default, _count_of)
+
     def boolean(self, key: str, default: bool) -> bool:
         """true or false."""
         return self._scalar(key, default, _boolean_of)
@@ -239,6 +243,12 @@ def _boolean_of(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("must be true or false")
     return _BOOLEANS[text.lower()]
+
+
+def _count_of(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("must be a whole number")
+    return _above_zero(int(text), zero=False)
 
 
 def _above_zero(value: T, *, zero: bool) -> T:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sidecar.configuration.addresses import parse_address, parse_origin, parse_upstream_url
 from sidecar.configuration.checks import warnings_of
 from sidecar.configuration.credentials import read_secret_source
-from sidecar.configuration.fields import NOT_IN_THE_FILE, Section
+from sidecar.configuration.fields import NOT_IN_THE_FILE, Section, header_name
 from sidecar.configuration.problems import Loaded, Problems
 from sidecar.configuration.routes import read_routes
 from sidecar.configuration.telling import read_logs, read_telemetry
@@ -20,7 +20,18 @@ from sidecar.configuration.upstreams import UpstreamDraft, read_upstreams
 from sidecar.configuration.yaml_tree import Scalar, parse
 from sidecar.dialects import DIALECTS
 from sidecar.formats import FORMATS
-from sidecar.settings import Connections, Cors, Credentials, Drain, Route, SecretSource, ServerTls, Settings, Upstream
+from sidecar.settings import (
+    Callers,
+    Connections,
+    Cors,
+    Credentials,
+    Drain,
+    Route,
+    SecretSource,
+    ServerTls,
+    Settings,
+    Upstream,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +137,8 @@ def _read_root(root: Section) -> Settings:
         tls=_read_server_tls(root.section("tls")),
         max_buffered_bytes=root.size("max_buffered", default.max_buffered_bytes),
         max_header_bytes=root.size("max_header", default.max_header_bytes),
+        max_streams=root.count("max_streams", default.max_streams),
+        callers=_read_callers(root.section("callers")),
         telemetry=read_telemetry(root.section("telemetry")),
         logs=read_logs(root.section("logs")),
         mode=root.choice("mode", ("egress", "ingress"), default.mode),
@@ -145,6 +158,14 @@ def _settled(draft: UpstreamDraft, routes: Sequence[Route]) -> Upstream:
     leads = [route.upstreams for route in routes if upstream.name in route.upstreams]
     is_alone = bool(leads) and all(names == (upstream.name,) for names in leads)
     return replace(upstream, credentials=Credentials(policy="client" if is_alone else "none"))
+
+
+def _read_callers(section: Section) -> Callers:
+    default = Callers()
+    return Callers(
+        header=section.checked("header", header_name, default.header),
+        streams=section.count("streams", default.streams),
+    )
 
 
 def _read_bearer(root: Section, key: str) -> SecretSource | None:

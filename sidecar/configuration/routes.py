@@ -57,6 +57,8 @@ def _read_route(section: Section, formats: Collection[str]) -> Route:
         weights=weights,
         retry=read_retry(section.section("retry")),
         commit=read_commit(section),
+        priority=section.choice("priority", ("low", "normal", "high"), default.priority),
+        preempt=section.boolean("preempt", default.preempt),
     )
 
 
@@ -77,6 +79,10 @@ def _read_limits(section: Section) -> Limits:
         stall_timeout_s=section.duration("stall_timeout", default.stall_timeout_s),
         max_body_bytes=section.size("max_body", default.max_body_bytes),
         max_frame_bytes=section.size("max_frame", default.max_frame_bytes),
+        streams=section.count("streams", default.streams),
+        caller_streams=section.count("caller_streams", default.caller_streams),
+        queue=section.count("queue", default.queue),
+        queue_timeout_s=section.duration("queue_timeout", default.queue_timeout_s),
     )
 
 

@@ -64,6 +64,7 @@ def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> Up
         forwarded=section.boolean("forwarded", default=False),
         eof=section.choice("eof", ("truncated", "complete"), "truncated"),
         propagate=section.choice("propagate", ("trace", "trace_and_baggage", "none"), "trace"),
+        max_streams=section.count("max_streams", 0),
     )
     return UpstreamDraft(upstream, credentials is not None, section.line)
 

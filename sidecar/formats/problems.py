@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _JSON: Final = "application/json"
 _PROBLEM_JSON: Final = "application/problem+json"
 
+_QUOTA_EXCEEDED: Final = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+_REDUCED_CAPACITY: Final = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
 _OPENAI_ENDS: Final = ("/chat/completions/", "/completions/", "/embeddings/", "/models/")
 _OPENAI_PIECES: Final = ("/v1/", "/openai/", "/responses/")
 _VERTEX_ANTHROPIC_ENDS: Final = (":rawPredict/", ":streamRawPredict/")
@@ -122,6 +125,17 @@ def problem_headers(family: str, failure: Failure) -> list[tuple[bytes, bytes]]:
     return [(b"x-amzn-ErrorType", (said if _WORD.fullmatch(said) else kind).encode())]
 
 
+def limit_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
+    """What the RateLimit fields (draft-ietf-httpapi-ratelimit-headers) say of the limit that refused a request."""
+    if failure.policy is None:
+        return []
+    name, limit = failure.policy
+    return [
+        (b"RateLimit-Policy", b'"%b";q=%d;qu="concurrent-requests"' % (name.encode(), limit)),
+        (b"RateLimit", b'"%b";r=0;t=%b' % (name.encode(), failure.retry_after.encode())),
+    ]
+
+
 def _openai(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001 - one shape for all
     status = failure.http_status
     kind = _OPENAI_TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
@@ -175,6 +189,9 @@ def _problem(failure: Failure, stream_id: str) -> tuple[str, dict[str, Any]]:
         "code": failure.code,
         "instance": f"urn:llm-sidecar:stream:{stream_id}",
     }
+    if failure.policy is not None:
+        body["type"] = _QUOTA_EXCEEDED if failure.code == "caller_limit" else _REDUCED_CAPACITY
+        body["violated-policies"] = [failure.policy[0]]
     return _PROBLEM_JSON, _with_native(body, failure)
 
 

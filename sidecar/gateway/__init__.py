@@ -6,10 +6,11 @@ are dialled, what a dialect means, or the admin door.
 
 from __future__ import annotations
 
+from sidecar.gateway.caller import CallerNames
 from sidecar.gateway.client_server import ClientServer
 from sidecar.gateway.connection import ClientConnection
 from sidecar.gateway.handler import Gateway
 from sidecar.gateway.inquiry import Target
 from sidecar.gateway.plan import Plan
 
-__all__ = ["KEEPALIVE_TIMEOUT_S", "ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]
+__all__ = ["CallerNames", "ClientConnection", "ClientServer", "Gateway", "Plan", "Target"]

@@ -10,25 +10,30 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
+from sidecar.admission import LOOK_INTERVAL_S, Permit
 from sidecar.answer import Asked, own_answer
 from sidecar.dialects.recognition import streams_by_target
 from sidecar.drain import DOINGS, State
 from sidecar.errors import Failure
 from sidecar.formats import FORMATS
-from sidecar.formats.problems import family_of, problem, problem_headers
+from sidecar.formats.problems import family_of, limit_headers, problem, problem_headers
 from sidecar.gateway.bodies import is_here, is_read_whole, overloaded, read_whole, refuse_declared_size, take_whole
 from sidecar.gateway.ending import tell_broken_off, tell_ended
 from sidecar.gateway.inquiry import Inquiry
+from sidecar.gateway.pacing import Pace
 from sidecar.gateway.sending import serve
 from sidecar.headers import cors_headers, is_preflight, preflight_headers
 from sidecar.held_request import HeldRequest
 from sidecar.routing import model_from_path, peek_body, safe_path, sent_path, split_target
 from sidecar.secrets import SecretUnreadableError
+from sidecar.session import UpstreamState
 from sidecar.subscribers import HttpSubscriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.admission import Admission
+    from sidecar.gateway.caller import CallerNames
     from sidecar.gateway.connection import ClientConnection
     from sidecar.gateway.plan import Plan
     from sidecar.gateway.request import ClientRequest
@@ -37,10 +42,12 @@ if TYPE_CHECKING:
     from sidecar.settings import Route
     from sidecar.stream import Stream
     from sidecar.streams import Streams
+    from sidecar.waiting_line import Waiting
 
 _RETRY_AFTER_S: Final = 1
 _CHANCE_BYTES: Final = 10
 _CHANCES_FETCHED: Final = 256
+_NO_GENERATION: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class StreamIds:
@@ -66,7 +73,13 @@ class Gateway:
     """Answers every request of the traffic port. ``clock`` is monotonic, ``wall_clock`` counts from 1970; seconds."""
 
     def __init__(
-        self, plan: Plan, streams: Streams, clock: Callable[[], float], wall_clock: Callable[[], float]
+        self,
+        plan: Plan,
+        streams: Streams,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        admission: Admission,
+        callers: CallerNames,
     ) -> None:
         self.plan = plan
         """What requests that begin now go by; those that run keep theirs."""
@@ -80,6 +93,10 @@ class Gateway:
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
         self._stream_ids = StreamIds()
+        self._admission = admission
+        self._callers = callers
+        self._is_looking = False
+        self._pace = Pace(self._loop)
 
     async def handle(self, request: ClientRequest, connection: ClientConnection) -> bool:
         """One request to its end. Whether its connection may carry another."""
@@ -128,6 +145,8 @@ class Gateway:
             elif is_here(request):
                 self._take_body(inquiry, take_whole(request, plan.max_body_bytes))
             else:
+                if plan.is_limited and not needs_model:
+                    self._refuse_early(inquiry, plan.router.match(path, host, request.headers, inquiry.model))
                 await self._read_whole(inquiry)
         route = inquiry.route = plan.router.match(path, host, request.headers, inquiry.model)
         if inquiry.is_streamed and any(plan.targets[name].signer is not None for name in route.upstreams):
@@ -137,7 +156,16 @@ class Gateway:
             raise Failure("body_too_large", f"the request's body is larger than {limit} bytes")
         stream = self._open(inquiry, route, path, self._format(request, route))
         del request  # as in `handle`
+        return await self._serve(stream, inquiry)
+
+    async def _serve(self, stream: Stream, inquiry: Inquiry) -> bool:
+        """The stream from here to its end. Whether its connection may carry another request."""
         try:
+            if stream.session.upstream is UpstreamState.QUEUED:
+                await self._wait_for_place(stream)
+            elif inquiry.plan.is_limited and (turn := self._pace.turn()) is not None:
+                await turn
+                self._raise_failure(stream)
             await serve(stream, inquiry, self._streams)
         except asyncio.CancelledError:
             stream.client_gone()
@@ -224,13 +252,59 @@ class Gateway:
         if connection.transport is None:
             raise ConnectionResetError
         subscriber = HttpSubscriber(connection.transport, self._loop.call_soon, is_ready=not connection.writing_paused)
-        stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
+        place = self._place(inquiry, route)
+        try:
+            stream = self._streams.open(asked, route, subscriber, inquiry.received_at)
+        except BaseException:
+            if place is not None:
+                place.release()
+            raise
         inquiry.has_stream = True
+        if isinstance(place, Permit):
+            stream.take_place(place)
+        elif place is not None:
+            stream.wait_for_place(place)
         if not inquiry.is_streamed:
             stream.session.body_read_at = self._clock()
         stream.hold(inquiry.held)
         connection.listen(stream, subscriber)
         return stream
+
+    def _place(self, inquiry: Inquiry, route: Route) -> Permit | Waiting | None:
+        """The right to run, or a place in the line; None where nothing is limited. Raises Failure where there is
+        neither."""
+        terms = inquiry.plan.terms[route.name]
+        request = inquiry.request
+        if terms is None or request.method in _NO_GENERATION:
+            return None
+        if not terms.has_caller_limit:
+            return self._admission.admit(terms)
+        name = self._callers.name_of(request.headers, inquiry.plan.settings.callers.header)
+        return self._admission.admit(terms, terms.callers(name))
+
+    def _refuse_early(self, inquiry: Inquiry, route: Route) -> None:
+        """Spare a client the sending of a body that is refused in any case. Raises Failure."""
+        terms = inquiry.plan.terms[route.name]
+        if terms is not None and inquiry.request.method not in _NO_GENERATION:
+            self._admission.check(terms)
+
+    async def _wait_for_place(self, stream: Stream) -> None:
+        """Returns when the stream has a place or has ended. Raises the Failure of one that gets none."""
+        if not self._is_looking:
+            self._is_looking = True
+            self._streams.repeat(LOOK_INTERVAL_S, self._look)
+        await stream.settled
+        self._raise_failure(stream)
+
+    def _raise_failure(self, stream: Stream) -> None:
+        """What befell a stream before it was sent anywhere is for the door to tell."""
+        if stream.failure is not None and stream.session.outcome is None:
+            stream.give_up(stream.failure)
+            raise stream.failure
+
+    def _look(self) -> bool:
+        self._is_looking = self._admission.look()
+        return self._is_looking
 
     def _preflight(self, inquiry: Inquiry) -> bool:
         headers = inquiry.request.headers
@@ -259,6 +333,8 @@ class Gateway:
             headers.append((b"Retry-After", b"%d" % _RETRY_AFTER_S))
         elif status == 401 and failure.code == "unauthorized":
             headers.append((b"WWW-Authenticate", b"Bearer"))
+        if failure.policy is not None:
+            headers += limit_headers(failure)
         return self._send(inquiry, status, headers, body, failure)
 
     def _send(

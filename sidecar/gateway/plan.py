@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.admission import terms_of
 from sidecar.fallback import Fallback
 from sidecar.routing import Router
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Plan:
     """``targets`` are the upstreams by name; ``auth`` is what clients have to bear, None for nothing."""
 
-    __slots__ = ("auth", "fallbacks", "max_body_bytes", "router", "settings", "targets")
+    __slots__ = ("auth", "fallbacks", "is_limited", "max_body_bytes", "router", "settings", "targets", "terms")
 
     def __init__(self, settings: Settings, targets: Mapping[str, Target], auth: Secret | None) -> None:
         self.settings = settings
@@ -29,5 +30,8 @@ class Plan:
         self.auth = auth
         self.router = Router(settings)
         self.fallbacks = {route.name: Fallback(route) for route in settings.routes}
+        self.terms = {route.name: terms_of(route, settings) for route in settings.routes}
+        """What requests of each route need a place in; None where nothing is limited."""
+        self.is_limited = any(terms is not None for terms in self.terms.values())
         self.max_body_bytes = max(route.limits.max_body_bytes for route in settings.routes)
         """Before a route is known, no body may be larger than the largest that any of them takes."""

@@ -151,6 +151,7 @@ def asked_at(record: Record) -> float:
     sent_at = record.sent_at if record.attempts == 1 else None
     if sent_at is None:
         sent_at = record.received_at if record.body_read_at is None else record.body_read_at
+        sent_at += record.queued_s or 0.0
     return sent_at if record.first_content_at is None else min(sent_at, record.first_content_at)
 
 
@@ -160,10 +161,19 @@ def between_s(start_s: float | None, end_s: float | None) -> float | None:
     return None if start_s is None or end_s is None else round(max(0.0, end_s - start_s), 6)
 
 
+def queued_s(record: Record) -> float | None:
+    """How long the request waited for a place, to the microsecond; None where it had one at once."""
+    return None if record.queued_s is None else round(record.queued_s, 6)
+
+
 def overhead_request_s(record: Record) -> float | None:
-    """The sidecar's own share before the upstream was asked. None where several were tried: another upstream's failure
-    lies in between, which is no doing of ours."""
-    return between_s(record.body_read_at, record.sent_at) if record.attempts == 1 else None
+    """The sidecar's own share before the upstream was asked, less what it waited for a place. None where several were
+    tried: another upstream's failure lies in between, which is no doing of ours."""
+    if record.attempts != 1:
+        return None
+    if record.queued_s is None or record.sent_at is None:
+        return between_s(record.body_read_at, record.sent_at)
+    return between_s(record.body_read_at, record.sent_at - record.queued_s)
 
 
 def overhead_first_token_s(record: Record) -> float | None:

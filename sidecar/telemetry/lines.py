@@ -88,6 +88,7 @@ def stream_fields(record: Record) -> dict[str, Any]:
         "duration_s": calls.between_s(record.received_at, record.ended_at),
         "ttft_s": calls.between_s(record.received_at, record.first_sent_at),
         "upstream_ttft_s": calls.between_s(record.sent_at, record.first_content_at),
+        "queued_s": calls.queued_s(record),
         "overhead_s": _overhead(record),
         "max_gap_s": None if record.largest_gap_s is None else round(record.largest_gap_s, 6),
         "content_events": record.content_events or None,

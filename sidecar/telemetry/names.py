@@ -74,6 +74,7 @@ REQUESTED_MODEL: Final = "llm_sidecar.requested_model"
 ATTEMPTS: Final = "llm_sidecar.attempts"
 WARNINGS: Final = "llm_sidecar.warnings"
 TTFT: Final = "llm_sidecar.ttft"
+QUEUED: Final = "llm_sidecar.queued"
 OVERHEAD_REQUEST: Final = "llm_sidecar.overhead.request"
 OVERHEAD_FIRST_TOKEN: Final = "llm_sidecar.overhead.first_token"  # noqa: S105
 CONTENT_EVENTS: Final = "llm_sidecar.stream.content_events"
@@ -117,6 +118,7 @@ TIME_PER_OUTPUT_TOKEN: Final = "llm_sidecar.time_per_output_token"  # noqa: S105
 STREAM_MAX_GAP: Final = "llm_sidecar.stream.max_gap"
 STREAMS_ENDED: Final = "llm_sidecar.streams.ended"
 STREAMS_ACTIVE: Final = "llm_sidecar.streams.active"
+QUEUE: Final = "llm_sidecar.queue"
 BUFFERED: Final = "llm_sidecar.buffered"
 BUFFERED_LIMIT: Final = "llm_sidecar.buffered.limit"
 CONNECTIONS: Final = "llm_sidecar.connections"
@@ -257,6 +259,7 @@ _ATTRIBUTES: Final = (
     Attribute(ATTEMPTS, "int", _SERVER, "how often an upstream was asked or dialled"),
     Attribute(WARNINGS, "string[]", _SERVER, "what was odd about the stream"),
     Attribute(TTFT, "double", _BOTH, "seconds from the client's head read to its first content handed over"),
+    Attribute(QUEUED, "double", _SERVER, "seconds it waited for a place among the streams, where it had to"),
     Attribute(OVERHEAD_REQUEST, "double", _SERVER, "seconds of the sidecar's own before the upstream was asked"),
     Attribute(OVERHEAD_FIRST_TOKEN, "double", _SERVER, "seconds from the first content decoded to handed over"),
     Attribute(CONTENT_EVENTS, "int", _SERVER, "events with content"),
@@ -307,6 +310,7 @@ LOG_FIELDS: Final = {
     "duration_s": "from the head read to the end",
     "ttft_s": "from the head read to the first content handed over",
     "upstream_ttft_s": "from the upstream asked to the first content decoded",
+    "queued_s": "how long it waited for a place among the streams",
     "overhead_s": "the sidecar's own share of the time to the first token",
     "max_gap_s": "the longest wait between two events with content",
     "content_events": "events with content",
@@ -395,7 +399,8 @@ _METRICS: Final = (
         "client",
     ),
     Metric(STREAMS_ENDED, "counter", "{stream}", "Requests that ended", (ROUTE, UPSTREAM, OUTCOME, ERROR_TYPE, STAGE)),
-    Metric(STREAMS_ACTIVE, "gauge", "{stream}", "Streams running now"),
+    Metric(STREAMS_ACTIVE, "gauge", "{stream}", "Streams running now, waiting ones included"),
+    Metric(QUEUE, "gauge", "{request}", "Requests that wait for a place among the streams"),
     Metric(BUFFERED, "gauge", "By", "Bytes held for clients that are behind"),
     Metric(BUFFERED_LIMIT, "gauge", "By", "Bound on the bytes held for all clients together"),
     Metric(CONNECTIONS, "gauge", "{connection}", "Client connections open now"),

@@ -106,6 +106,7 @@ class SpanBuilder:
             names.WARNINGS: record.warnings,
             names.TTFT: ttft_s,
             names.SLO_TTFT_VIOLATED: self._misses_slo(ttft_s),
+            names.QUEUED: calls.queued_s(record),
             names.OVERHEAD_REQUEST: calls.overhead_request_s(record),
             names.OVERHEAD_FIRST_TOKEN: calls.overhead_first_token_s(record),
             names.CONTENT_EVENTS: record.content_events or None,
