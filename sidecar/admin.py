@@ -37,11 +37,10 @@ _START_TIMEOUT_S: Final = 10.0
 
 
 class DataPlane(Protocol):
-    """What the admin door may ask. Only ``is_ready`` and ``silent_s`` are called from its own thread."""
+    """What the admin door may ask, from its own thread."""
 
-    @property
-    def is_ready(self) -> bool:
-        """The traffic port takes requests."""
+    def not_ready_because(self) -> str:
+        """Why nobody should send requests here now; "" where they should."""
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -138,8 +137,8 @@ class Admin:
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
         del request
-        if not self._plane.is_ready:
-            return web.Response(status=503, text="not accepting requests\n")
+        if reason := self._plane.not_ready_because():
+            return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ok\n")
 
     async def _streams(self, request: web.Request) -> web.StreamResponse:

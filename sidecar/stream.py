@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sidecar.admission import Permit
     from sidecar.answer import Answer, Asked
+    from sidecar.health import Health
     from sidecar.held_request import HeldRequest
     from sidecar.ports import Cancellable, ClientSide, Exchange, ResponseHead, Waiter
     from sidecar.session import Session
@@ -43,6 +44,7 @@ class Stream(Timed):
         "__weakref__",
         "_clock",
         "_dialing",
+        "_health",
         "_held",
         "_is_whole",
         "_streams",
@@ -79,6 +81,7 @@ class Stream(Timed):
         self._streams = streams
         self._clock = clock
         self._dialing: Cancellable | None = None
+        self._health: Health | None = None
         self._is_whole = True
 
     # What people are shown.
@@ -114,6 +117,15 @@ class Stream(Timed):
         """The connection is there, or will not come. False if the stream ended meanwhile."""
         self._dialing = None
         return self.session.outcome is None
+
+    def turn_to(self, health: Health) -> Failure | None:
+        """Leave to ask the upstream that this is the health of, which hears once what came of it; or why not."""
+        now = self._clock()
+        if not health.admits(now):
+            return health.refusal(now)
+        self._untold()
+        self._health = health
+        return None
 
     def begin(self, upstream: Upstream) -> bool:
         """Ready for (another) try at ``upstream``. False if the stream has ended: its client left meanwhile."""
@@ -203,6 +215,7 @@ class Stream(Timed):
         elif session.first_sent_at is None and session.first_content_at is not None:
             session.first_sent_at = self._clock()
             self.check_at = min(self.check_at, now + self._soonest_s)
+            self._tell_health(None)
         if relay.is_terminated:
             self._terminator_relayed(now)
 
@@ -248,6 +261,8 @@ class Stream(Timed):
         self._is_whole = failure is None
         outcome, verdict = judge(answer, failure, now)
         completed = outcome is Outcome.COMPLETED
+        if not self.may_resend:
+            self._tell_health(None if completed or self.session.first_content_at is not None else verdict)
         self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
         reaction = self.session.reaction
         if reaction is Reaction.TRY_NEXT:
@@ -406,10 +421,26 @@ class Stream(Timed):
             return
         self._log.drop()
         self._let_go()
+        self._untold()
         if self.permit is not None:
             self.permit.release()
         self._streams.ended(self)
         self._settle()
+
+    def _tell_health(self, failure: Failure | None) -> None:
+        """What came of asking: content, or ``failure`` before any."""
+        health, self._health = self._health, None
+        if health is None:
+            return
+        if failure is None:
+            health.succeeded(self._clock())
+        else:
+            health.failed(failure, self._clock())
+
+    def _untold(self) -> None:
+        if self._health is not None:
+            self._health.untold()
+            self._health = None
 
     def hold(self, request: HeldRequest) -> None:
         """Account for the request, and let go of it as soon as an answer begins or the stream ends."""

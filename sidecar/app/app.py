@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
+from sidecar.app.watching import Watching, unready_route
 from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
@@ -75,6 +76,7 @@ class App:
         self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
+        self._watching = Watching(self.streams, self._clock)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
@@ -90,10 +92,13 @@ class App:
 
     # What the admin door may ask.
 
-    @property
-    def is_ready(self) -> bool:
-        """The traffic port takes requests."""
-        return self._server is not None
+    def not_ready_because(self) -> str:
+        """Why nobody should send requests here now; "" where they should. A cheap read, from any thread."""
+        if self._server is None:
+            return "not accepting requests"
+        if self._settings.mode == "ingress":
+            return unready_route(self._gateway.plan, self._clock())
+        return ""
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -148,6 +153,7 @@ class App:
             raise
         self.address = bound_address(listener, self._settings.listen)
         self._server = server
+        self._watching.follow(self._gateway.plan)
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a

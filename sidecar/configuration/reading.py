@@ -126,6 +126,7 @@ def _read_root(root: Section) -> Settings:
         max_header_bytes=root.size("max_header", default.max_header_bytes),
         telemetry=read_telemetry(root.section("telemetry")),
         logs=read_logs(root.section("logs")),
+        mode=root.choice("mode", ("egress", "ingress"), default.mode),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings

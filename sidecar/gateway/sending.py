@@ -34,8 +34,13 @@ async def serve(stream: Stream, inquiry: Inquiry, streams: Streams) -> None:
     """
     failure: Failure | None = None
     for name in stream.route.upstreams:
+        target = inquiry.plan.targets[name]
+        refusal = stream.turn_to(target.health)
+        if refusal is not None:
+            failure = refusal
+            continue
         try:
-            failure = await _try(stream, inquiry, inquiry.plan.targets[name], streams)
+            failure = await _try(stream, inquiry, target, streams)
         except Failure as own:
             failure = own
         if failure is None:
