@@ -48,6 +48,9 @@ class DataPlane(Protocol):
     def ask(self) -> Future[list[dict[str, Any]]]:
         """A description of every running stream, made in the data loop."""
 
+    def ask_upstreams(self) -> Future[list[dict[str, Any]]]:
+        """A description of every upstream, made in the data loop."""
+
 
 class Admin:
     """The admin port. `start` returns when it listens; `stop` when its thread has ended."""
@@ -96,6 +99,7 @@ class Admin:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/streams", self._streams)
+        app.router.add_get("/upstreams", self._upstreams)
         if self._page is not None:
             app.router.add_get("/metrics", partial(self._metrics, self._page))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -143,13 +147,28 @@ class Admin:
 
     async def _streams(self, request: web.Request) -> web.StreamResponse:
         del request
+        streams = await self._described(self._plane.ask())
+        if streams is None:
+            return _silent()
+        return web.json_response({"active": len(streams), "streams": streams})
+
+    async def _upstreams(self, request: web.Request) -> web.StreamResponse:
+        del request
+        upstreams = await self._described(self._plane.ask_upstreams())
+        return _silent() if upstreams is None else web.json_response({"upstreams": upstreams})
+
+    async def _described(self, asked: Future[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
+        """What the data loop answers; None where it does not in time."""
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
-                streams = await asyncio.wrap_future(self._plane.ask())
+                return await asyncio.wrap_future(asked)
         except TimeoutError:
-            return web.json_response({"error": "the data loop did not answer"}, status=503)
-        return web.json_response({"active": len(streams), "streams": streams})
+            return None
 
     async def _metrics(self, page: MetricsPage, request: web.Request) -> web.StreamResponse:
         body, content_type = await asyncio.to_thread(page, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _silent() -> web.Response:
+    return web.json_response({"error": "the data loop did not answer"}, status=503)

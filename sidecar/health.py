@@ -180,6 +180,12 @@ class Health:
         """Streams may be sent there, or one may to find out. Takes nothing; may be asked from any thread."""
         return self.state in _UP or (self.state is State.OPEN and now >= self._until)
 
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until it is checked or tried again; None where streams are sent there."""
+        if self.state in {State.STARTING, State.DOWN}:
+            return max(0.0, self.next_check_at - now)
+        return max(0.0, self._until - now) if self.state is State.OPEN else None
+
     # What streams tell.
 
     def succeeded(self, now: float) -> None:

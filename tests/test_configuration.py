@@ -120,15 +120,14 @@ def test_values_that_differ_from_the_defaults_are_read() -> None:
 
 
 def test_how_the_health_of_an_upstream_is_told() -> None:
-    assert (read(with_upstream("eof: complete")).mode, HealthCheck(), Circuit()) == (
-        "egress",
-        HealthCheck("/health", 5.0, 2.0, 1, 3),
-        Circuit(5, 1.0, 60.0),
-    )
+    settings = read(with_upstream("eof: complete"))
+    assert (settings.mode, settings.upstreams["up"].health) == ("egress", None)
     upstream = read(with_upstream("health: {}")).upstreams["up"]
     assert (upstream.health, upstream.circuit) == (HealthCheck(), Circuit())
     check = "health: {path: '/v1/models?x=1', interval: 1s, timeout: 500ms, healthy_after: 2, unhealthy_after: 9}"
-    upstream = read(with_upstream(f"{check}\n    circuit: {{failures: 0, backoff: 2s, max_backoff: 2s}}")).upstreams["up"]
+    upstream = read(with_upstream(f"{check}\n    circuit: {{failures: 0, backoff: 2s, max_backoff: 2s}}")).upstreams[
+        "up"
+    ]
     assert upstream.health == HealthCheck("/v1/models?x=1", 1.0, 0.5, 2, 9)
     assert upstream.circuit == Circuit(0, 2.0, 2.0)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.app.watching import Watching, unready_route
+from sidecar.app.watching import Watching, describe_upstreams, unready_route
 from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
@@ -106,15 +106,18 @@ class App:
 
     def ask(self) -> Future[list[dict[str, Any]]]:
         """A description of every running stream, made in the data loop. Safe to call from any thread."""
+        return self._asked(self.describe_streams)
+
+    def _asked(self, describe: Callable[[], list[dict[str, Any]]]) -> Future[list[dict[str, Any]]]:
         answer: Future[list[dict[str, Any]]] = Future()
-        self._loop.call_soon_threadsafe(self._answer, answer)
+        self._loop.call_soon_threadsafe(self._answer, answer, describe)
         return answer
 
-    def _answer(self, answer: Future[list[dict[str, Any]]]) -> None:
+    def _answer(self, answer: Future[list[dict[str, Any]]], describe: Callable[[], list[dict[str, Any]]]) -> None:
         if not answer.set_running_or_notify_cancel():
             return  # whoever asked has stopped waiting
         try:
-            answer.set_result(self.describe_streams())
+            answer.set_result(describe())
         except Exception as error:  # noqa: BLE001 - the one who asked is told, in its own thread
             answer.set_exception(error)
 
@@ -122,6 +125,10 @@ class App:
         """What /streams shows, oldest first."""
         now = self._clock()
         return [_describe(stream, now) for stream in self.streams]
+
+    def ask_upstreams(self) -> Future[list[dict[str, Any]]]:
+        """A description of every upstream, made in the data loop. Safe to call from any thread."""
+        return self._asked(lambda: describe_upstreams(self._gateway.plan, self._clock()))
 
     @property
     def admin_port(self) -> int:

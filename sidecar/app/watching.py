@@ -5,7 +5,7 @@ Owns which upstreams are watched, and that those of a configuration no longer in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.upstream import BalancedPool
 from sidecar.upstream.health_check import Checker
@@ -47,6 +47,23 @@ class Watching:
         if isinstance(target.pool, BalancedPool):
             tasks.append(self._streams.spawn(target.pool.keep_looked_up(), f"look up {target.upstream.name}"))
         return tasks
+
+
+def describe_upstreams(plan: Plan, now: float) -> list[dict[str, Any]]:
+    """What /upstreams shows."""
+    found = []
+    for name, target in plan.targets.items():
+        wait_s = target.health.wait_s(now)
+        found.append(
+            {
+                "upstream": name,
+                "state": target.health.state.value,
+                "is_up": target.health.is_up(now),
+                "next_try_s": None if wait_s is None else round(wait_s, 3),
+                "addresses": target.pool.addresses,
+            }
+        )
+    return found
 
 
 def unready_route(plan: Plan, now: float) -> str:

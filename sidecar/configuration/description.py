@@ -62,7 +62,9 @@ def _upstream_line(upstream: Upstream, settings: Settings) -> str:
 
 def _health(upstream: Upstream, settings: Settings) -> str:
     check, circuit = settings.check_of(upstream), upstream.circuit
-    checked = f"checked at {check.path} every {format_duration(check.interval_s)}" if check is not None else "not checked"
+    checked = (
+        f"checked at {check.path} every {format_duration(check.interval_s)}" if check is not None else "not checked"
+    )
     if not circuit.failures:
         return checked
     return f"{checked}, left alone for {format_duration(circuit.backoff_s)} after {circuit.failures} failures in a row"
