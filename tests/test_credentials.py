@@ -296,7 +296,7 @@ async def test_no_repr_or_description_holds_a_key() -> None:
         await client.send(ask(headers=[("Authorization", f"Bearer {OWN_TOKEN}"), ("x-api-key", CLIENT_KEY)]))
         await (await server.peer()).request()
         told = [repr(settings), str(app.describe_streams()), repr(vars(app))]
-        told += [repr(target) for target in app._targets.values()]
+        told += [repr(target) for target in app._gateway.plan.targets.values()]
         told += [repr(getattr(each, name, None)) for each in app.streams for name in type(each).__slots__]
         for key in ALL_KEYS:
             assert not any(key in text for text in told)

@@ -153,9 +153,8 @@ def test_streams_that_begin_at_once_are_spread_exactly(run: Run, monkeypatch: py
             (await pool.dial()).close()
             connections = await asyncio.gather(*(pool.dial() for _ in range(30)))
             assert load(pool) == dict.fromkeys(HOSTS, 10)
-            for host in HOSTS:
-                peers = there.peers(host)
-                await there.servers[host].until(lambda peers=peers: len(peers) >= 10)
+            for server in there.servers.values():
+                await server.peer(9)
             leaving = [each for each in connections if pool._at[each].places[0][0] == HOSTS[1]]
             for each in leaving[:7]:
                 each.close()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import Admin
 from sidecar.app.listening import bound_address, listening_socket, server_tls
 from sidecar.app.plans import make_plan, secret_of
-from sidecar.app.watching import Watching, describe_upstreams, unready_route
+from sidecar.app.watching import Watching, describe_upstreams, unready_route, upstreams_up
 from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
 from sidecar.subscribers import prepare_listener
@@ -82,12 +82,13 @@ class App:
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
-    def _gauges(self) -> dict[str, Callable[[], float]]:
+    def _gauges(self) -> dict[str, Callable[[], float | dict[str, float]]]:
         """What the process holds, read whenever somebody asks, in the asker's thread."""
         return {
             names.STREAMS_ACTIVE: lambda: len(self.streams),
             names.BUFFERED: lambda: self.streams.buffered_bytes,
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
+            names.UPSTREAM_UP: lambda: upstreams_up(self._gateway.plan, self._clock()),
         }
 
     # What the admin door may ask.

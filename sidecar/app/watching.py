@@ -66,6 +66,11 @@ def describe_upstreams(plan: Plan, now: float) -> list[dict[str, Any]]:
     return found
 
 
+def upstreams_up(plan: Plan, now: float) -> dict[str, float]:
+    """1 for each upstream that may be asked, else 0. May be asked from any thread."""
+    return {name: float(target.health.is_up(now)) for name, target in plan.targets.items()}
+
+
 def unready_route(plan: Plan, now: float) -> str:
     """Which route has no upstream that is up, in words; "" where each has one. May be asked from any thread."""
     targets = plan.targets

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.record import Record
     from sidecar.telemetry.cells import Value
     from sidecar.telemetry.metric_settings import Temporality
+    from sidecar.telemetry.snapshot import Reading
 
 MODEL_LIMIT: Final = 100
 _MAX_ROWS: Final = 4096
@@ -47,7 +48,7 @@ class Metrics:
         resource: Mapping[str, str | int],
         models: Sequence[str] = (),
         model_limit: int = MODEL_LIMIT,
-        gauges: Mapping[str, Callable[[], float]] | None = None,
+        gauges: Mapping[str, Callable[[], Reading]] | None = None,
         exemplars: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,

@@ -119,6 +119,7 @@ STREAMS_ENDED: Final = "llm_sidecar.streams.ended"
 STREAMS_ACTIVE: Final = "llm_sidecar.streams.active"
 BUFFERED: Final = "llm_sidecar.buffered"
 BUFFERED_LIMIT: Final = "llm_sidecar.buffered.limit"
+UPSTREAM_UP: Final = "llm_sidecar.upstream.up"
 EVENT_LOOP_LAG: Final = "llm_sidecar.event_loop.lag"
 TELEMETRY_DROPPED: Final = "llm_sidecar.telemetry.dropped"
 TELEMETRY_EXPORTED: Final = "llm_sidecar.telemetry.exported"
@@ -396,6 +397,9 @@ _METRICS: Final = (
     Metric(STREAMS_ACTIVE, "gauge", "{stream}", "Streams running now"),
     Metric(BUFFERED, "gauge", "By", "Bytes held for clients that are behind"),
     Metric(BUFFERED_LIMIT, "gauge", "By", "Bound on the bytes held for all clients together"),
+    Metric(
+        UPSTREAM_UP, "gauge", "{upstream}", "1 for an upstream that may be asked, 0 for one left alone", (UPSTREAM,)
+    ),
     Metric(EVENT_LOOP_LAG, "histogram", "s", "How late the data loop's turns were", (), LAG_SECONDS),
     Metric(TELEMETRY_DROPPED, "counter", "{item}", "Spans, points and log lines that were given up", (SIGNAL, REASON)),
     Metric(TELEMETRY_EXPORTED, "counter", "{item}", "Spans, points and log lines that were delivered", (SIGNAL,)),
