@@ -147,13 +147,11 @@ class Health:
         """Whether a stream may be sent there now. While the circuit is half open one may, and that call takes it."""
         if self.state is not State.CLOSED:
             self._look_at_the_clock(now)
-            if self.state is State.HALF_OPEN and not self._is_resting(now):
-                self._move(Signal.TRIAL_TAKEN)
-                self._until = now + TRIAL_S
-                self._admitted += 1
-                return True
-            return False
-        if self._is_resting(now):
+            if self.state is not State.HALF_OPEN or self._is_resting(now):
+                return False
+            self._move(Signal.TRIAL_TAKEN)
+            self._until = now + TRIAL_S
+        elif now < self._resting_until and self._is_resting(now):
             return False
         self._admitted += 1
         return True
@@ -193,7 +191,8 @@ class Health:
         del now
         self._told()
         self._failures = 0
-        self._move(Signal.SUCCEEDED)
+        if self.state is not State.CLOSED:
+            self._move(Signal.SUCCEEDED)
 
     def failed(self, failure: Failure, now: float) -> None:
         """A stream met this there, before its answer began. Failures that say nothing of its health change nothing;
@@ -268,7 +267,8 @@ class Health:
         return True
 
     def _told(self) -> None:
-        self._admitted = max(0, self._admitted - 1)
+        if self._admitted:
+            self._admitted -= 1
 
     def _is_resting(self, now: float) -> bool:
         if now >= self._resting_until:

@@ -120,10 +120,13 @@ class Stream(Timed):
 
     def turn_to(self, health: Health) -> Failure | None:
         """Leave to ask the upstream that this is the health of, which hears once what came of it; or why not."""
+        if self.session.outcome is not None:
+            return None  # it has ended meanwhile, and `begin` says so
         now = self._clock()
         if not health.admits(now):
             return health.refusal(now)
-        self._untold()
+        if self._health is not None:
+            self._health.untold()
         self._health = health
         return None
 
@@ -215,7 +218,7 @@ class Stream(Timed):
         elif session.first_sent_at is None and session.first_content_at is not None:
             session.first_sent_at = self._clock()
             self.check_at = min(self.check_at, now + self._soonest_s)
-            self._tell_health(None)
+            self._tell_health(None, now)
         if relay.is_terminated:
             self._terminator_relayed(now)
 
@@ -262,7 +265,7 @@ class Stream(Timed):
         outcome, verdict = judge(answer, failure, now)
         completed = outcome is Outcome.COMPLETED
         if not self.may_resend:
-            self._tell_health(None if completed or self.session.first_content_at is not None else verdict)
+            self._tell_health(None if completed or self.session.first_content_at is not None else verdict, now)
         self.session.move(Signal.UPSTREAM_ENDED if completed else Signal.UPSTREAM_FAILED)
         reaction = self.session.reaction
         if reaction is Reaction.TRY_NEXT:
@@ -421,26 +424,23 @@ class Stream(Timed):
             return
         self._log.drop()
         self._let_go()
-        self._untold()
+        if self._health is not None:
+            self._health.untold()
+            self._health = None
         if self.permit is not None:
             self.permit.release()
         self._streams.ended(self)
         self._settle()
 
-    def _tell_health(self, failure: Failure | None) -> None:
-        """What came of asking: content, or ``failure`` before any."""
+    def _tell_health(self, failure: Failure | None, now: float) -> None:
+        """What came of asking: content, or ``failure`` before any. Heard once."""
         health, self._health = self._health, None
         if health is None:
             return
         if failure is None:
-            health.succeeded(self._clock())
+            health.succeeded(now)
         else:
-            health.failed(failure, self._clock())
-
-    def _untold(self) -> None:
-        if self._health is not None:
-            self._health.untold()
-            self._health = None
+            health.failed(failure, now)
 
     def hold(self, request: HeldRequest) -> None:
         """Account for the request, and let go of it as soon as an answer begins or the stream ends."""

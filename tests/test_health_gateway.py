@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from sidecar.app import App
+from sidecar.errors import Failure
 from sidecar.health import Health, State
 from sidecar.settings import Address, Circuit, Credentials, HealthCheck, SecretSource, Timeouts
 from tests.app_support import (
+    ANY_PORT,
     MESSAGES,
     Answers,
     Received,
@@ -31,7 +33,8 @@ from tests.app_support import (
 )
 from tests.departures import until
 from tests.test_admin import admin
-from tests.upstream_support import Server, serving
+from tests.test_upstream_balanced import HOSTS, Names, site
+from tests.upstream_support import Server, serving, turns
 
 QUICK = Circuit(failures=2, backoff_s=0.05, max_backoff_s=0.1)
 SLOW = Circuit(failures=2, backoff_s=60)
@@ -103,6 +106,48 @@ async def test_a_trial_whose_client_leaves_gives_its_place_back() -> None:
         await peer.request()
         peer.send(b"".join(ANSWER))
         assert (await trial).status == 200
+
+
+@on_uvloop
+async def test_a_stream_that_ended_before_it_was_its_turn_takes_no_trial() -> None:
+    async with (
+        serving() as server,
+        before(server.address, ANY_PORT, upstream={"circuit": QUICK}) as app,
+        client_of(app) as client,
+    ):
+        second = health_of(app, "second")
+        second.state = State.HALF_OPEN
+        await client.send(ask())
+        peer = await server.peer()
+        await peer.request()
+        (stream,) = app.streams
+        # Both in one turn: the upstream's end, which leads to the next one, and the client's, which leads nowhere.
+        stream.on_fail(Failure("upstream_reset", ""), may_resend=False)
+        stream.client_gone()
+        await until(lambda: not len(app.streams))
+        await turns(3)
+        assert (second.state, second._admitted) == (State.HALF_OPEN, 0)
+
+
+@on_uvloop
+async def test_streams_to_a_name_are_spread_over_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    async with site(HOSTS[:2]) as there:
+        Names(monkeypatch, there.port, HOSTS[:2])
+        async with before(Address("llm.test", there.port)) as app:
+            assert app.streams.tasks == 1  # who looks the name up
+            asking = [loop.create_task(asked(app, ask())) for _ in range(8)]
+            for host in HOSTS[:2]:
+                for number in range(4):
+                    peer = await there.servers[host].peer(number)
+                    await peer.request()
+                    assert len(there.peers(host)) <= 4
+            (shown,) = (await admin(app, "/upstreams")).json()["upstreams"]
+            assert [(one["active"], one["idle"]) for one in shown["addresses"]] == [(4, 0), (4, 0)]
+            for peer in (*there.peers(HOSTS[0]), *there.peers(HOSTS[1])):
+                peer.send(b"".join(ANSWER))
+            assert [reply.is_whole for reply in await asyncio.gather(*asking)] == [True] * 8
+            assert (app.pool("llm").active, app.pool("llm").idle) == (0, 8)
 
 
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable", "529 Overloaded"])

@@ -97,9 +97,8 @@ class App:
         """Why nobody should send requests here now; "" where they should. A cheap read, from any thread."""
         if self._server is None:
             return "not accepting requests"
-        if self._settings.mode == "ingress":
-            return unready_route(self._gateway.plan, self._clock())
-        return ""
+        plan = self._gateway.plan
+        return unready_route(plan, self._clock()) if plan.settings.mode == "ingress" else ""
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
