@@ -44,9 +44,8 @@ _PROBES: Final = frozenset({"/livez", "/readyz"})
 class DataPlane(Protocol):
     """What the admin door may ask, from its own thread."""
 
-    @property
-    def is_ready(self) -> bool:
-        """The traffic port takes requests."""
+    def not_ready_because(self) -> str:
+        """Why nobody should send requests here now; "" where they should."""
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -60,6 +59,9 @@ class DataPlane(Protocol):
     @property
     def drain_patience_s(self) -> float:
         """How long that takes at most."""
+
+    def ask_upstreams(self) -> Future[list[dict[str, Any]]]:
+        """A description of every upstream, made in the data loop."""
 
 
 class Admin:
@@ -112,6 +114,7 @@ class Admin:
         app.router.add_get("/streams", self._streams)
         app.router.add_get("/drain", self._drain, allow_head=False)
         app.router.add_post("/drain", self._drain)
+        app.router.add_get("/upstreams", self._upstreams)
         if self._page is not None:
             app.router.add_get("/metrics", partial(self._metrics, self._page))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -155,18 +158,29 @@ class Admin:
 
     async def _readyz(self, request: web.Request) -> web.StreamResponse:
         del request
-        if not self._plane.is_ready:
-            return web.Response(status=503, text="not accepting requests\n")
+        if reason := self._plane.not_ready_because():
+            return web.Response(status=503, text=f"{reason}\n")
         return web.Response(text="ok\n")
 
     async def _streams(self, request: web.Request) -> web.StreamResponse:
         del request
+        streams = await self._described(self._plane.ask())
+        if streams is None:
+            return _silent()
+        return web.json_response({"active": len(streams), "streams": streams})
+
+    async def _upstreams(self, request: web.Request) -> web.StreamResponse:
+        del request
+        upstreams = await self._described(self._plane.ask_upstreams())
+        return _silent() if upstreams is None else web.json_response({"upstreams": upstreams})
+
+    async def _described(self, asked: Future[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
+        """What the data loop answers; None where it does not in time."""
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
-                streams = await asyncio.wrap_future(self._plane.ask())
+                return await asyncio.wrap_future(asked)
         except TimeoutError:
-            return web.json_response({"error": "the data loop did not answer"}, status=503)
-        return web.json_response({"active": len(streams), "streams": streams})
+            return None
 
     async def _drain(self, request: web.Request) -> web.StreamResponse:
         """A preStop hook: its answer is what the kubelet waits for, whatever the status."""
@@ -182,3 +196,7 @@ class Admin:
     async def _metrics(self, page: MetricsPage, request: web.Request) -> web.StreamResponse:
         body, content_type = await asyncio.to_thread(page, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _silent() -> web.Response:
+    return web.json_response({"error": "the data loop did not answer"}, status=503)

@@ -365,3 +365,7 @@ class Settings:
     connections: Connections = Connections()
     workers: int = 1
     warnings: tuple[str, ...] = field(default=())
+
+    def check_of(self, upstream: Upstream) -> HealthCheck | None:
+        """How this upstream is checked: as it says, else in ingress mode by the default check."""
+        return upstream.health or (HealthCheck() if self.mode == "ingress" else None)

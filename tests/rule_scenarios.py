@@ -280,6 +280,29 @@ ENDING = [
     ),
 ]
 
+# The upstreams.
+
+
+def upstream_up(*instances: str) -> Series:
+    """What each of several sidecars says of one upstream, from then on."""
+    labels = {**PROCESS, "llm_sidecar_upstream": "llm"}
+    return {
+        written("llm_sidecar_upstream_up", {**labels, "instance": f"{place}:9090"}): samples
+        for place, samples in enumerate(instances)
+    }
+
+
+UPSTREAMS = [
+    Scenario(
+        "most sidecars leave an upstream alone",
+        30,
+        upstream_up("1x5 0x25", "1x5 0x25", "1x30"),
+        {"LlmSidecarUpstreamDown": told("page", "llm is left alone by most sidecars of llm-sidecar", **OF_LLM)},
+    ),
+    Scenario("one of three leaves it alone", 30, upstream_up("1x5 0x25", "1x30", "1x30")),
+    Scenario("all leave it alone for a while", 30, upstream_up("1x5 0x8 1x17", "1x5 0x8 1x17")),
+]
+
 # The processes.
 
 AT = "llm-sidecar at a:9090"
@@ -418,4 +441,4 @@ def running(scenario: Scenario) -> Scenario:
     return replace(scenario, series={**alive, **scenario.series})
 
 
-SCENARIOS = [*(running(each) for each in (*BURNING, *ENDING, *PROCESSES)), *PRESENCE]
+SCENARIOS = [*(running(each) for each in (*BURNING, *ENDING, *UPSTREAMS, *PROCESSES)), *PRESENCE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from sidecar.settings import (
     Address,
     AwsKeySource,
     AwsSigning,
+    Circuit,
     Connections,
     Cors,
     Credentials,
+    HealthCheck,
     Limits,
     Logs,
     Match,
@@ -122,6 +125,48 @@ def test_values_that_differ_from_the_defaults_are_read() -> None:
     assert connections == Connections(7, 2.0, 3.0)
     upstream = read(with_upstream("eof: complete")).upstreams["up"]
     assert upstream.eof == "complete"
+
+
+def test_how_the_health_of_an_upstream_is_told() -> None:
+    settings = read(with_upstream("eof: complete"))
+    assert (settings.mode, settings.upstreams["up"].health) == ("egress", None)
+    upstream = read(with_upstream("health: {}")).upstreams["up"]
+    assert (upstream.health, upstream.circuit) == (HealthCheck(), Circuit())
+    check = "health: {path: '/v1/models?x=1', interval: 1s, timeout: 500ms, healthy_after: 2, unhealthy_after: 9}"
+    upstream = read(with_upstream(f"{check}\n    circuit: {{failures: 0, backoff: 2s, max_backoff: 2s}}")).upstreams[
+        "up"
+    ]
+    assert upstream.health == HealthCheck("/v1/models?x=1", 1.0, 0.5, 2, 9)
+    assert upstream.circuit == Circuit(0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("health: {path: health}", "must begin with /"),
+        ("health: {path: '/a b'}", "must begin with /"),
+        ("health: {unhealthy_after: 0}", "from 1 to 9999"),
+        ("circuit: {failures: many}", "from 0 to 9999"),
+        ("circuit: {backoff: 2m}", "is shorter than backoff"),
+        ("health: yes", "must be keys and values"),
+    ],
+)
+def test_health_that_cannot_be_meant(text: str, words: str) -> None:
+    loaded = load(with_upstream(text), source="c.yaml", environ={})
+    assert loaded.settings is None
+    assert words in loaded.render_problems()
+
+
+def test_in_ingress_mode_every_upstream_is_checked() -> None:
+    text = with_upstream("health: {path: /up, interval: 1s, timeout: 3s}")
+    settings = read(f"mode: ingress\n{text}")
+    assert settings.mode == "ingress"
+    up = settings.upstreams["up"]
+    assert settings.check_of(up) == up.health
+    assert settings.check_of(replace(up, health=None)) == HealthCheck()
+    assert replace(settings, mode="egress").check_of(replace(up, health=None)) is None
+    assert any(warning.startswith("upstreams.up.health.timeout: 3s is longer") for warning in settings.warnings)
+    assert "checked at /up every 1s, left alone for 1s after 5 failures in a row" in describe(settings)
 
 
 def test_what_is_passed_on_of_a_trace() -> None:

@@ -45,7 +45,9 @@ class Exported:
             yield app
             await self.over(app)
             # One that was closed for its ending has no admin port any more.
-            self._page = await asyncio.to_thread(scraped, app) if app.is_ready else app.telemetry.prometheus()[0]
+            self._page = (
+                await asyncio.to_thread(scraped, app) if not app.not_ready_because() else app.telemetry.prometheus()[0]
+            )
 
     async def over(self, app: App) -> None:
         ended = f"{names.METRICS[names.STREAMS_ENDED].prometheus_name}{{".encode()

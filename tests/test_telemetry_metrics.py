@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -365,7 +366,8 @@ def test_no_point_has_a_label_but_those_of_the_table() -> None:
 
 def test_every_metric_of_the_table_is_measured() -> None:
     bounded = (names.BUFFERED, names.BUFFERED_LIMIT, names.CONNECTIONS, names.CONNECTIONS_LIMIT)
-    gauges = dict.fromkeys((names.STREAMS_ACTIVE, names.QUEUE, *bounded), float)
+    gauges: dict[str, Any] = dict.fromkeys((names.STREAMS_ACTIVE, names.QUEUE, *bounded), float)
+    gauges[names.UPSTREAM_UP] = lambda: {"llm": 1.0}
     metrics = told(*all_sorts(), gauges=gauges)
     metrics.turned(0.002)
     metrics.dropped("traces", "queue_full", 2)
@@ -398,6 +400,18 @@ def test_gauges_are_read_when_they_are_asked_for() -> None:
     assert value(shown, "llm_sidecar_buffered_bytes") == 9
     assert value(shown, "llm_sidecar_buffered_limit_bytes") == 1024
     assert value(shown, "llm_sidecar_telemetry_queue", llm_sidecar_signal="logs") == 4
+
+
+def test_a_gauge_may_have_several_series_that_come_and_go() -> None:
+    up = {"llm": 1.0, "second": 0.0}
+    metrics = told(gauges={names.UPSTREAM_UP: lambda: dict(up)})
+    shown = page(metrics)
+    assert value(shown, "llm_sidecar_upstream_up", llm_sidecar_upstream="llm") == 1
+    assert value(shown, "llm_sidecar_upstream_up", llm_sidecar_upstream="second") == 0
+    del up["second"]
+    assert [labels for name, labels, *_ in page(metrics) if name == "llm_sidecar_upstream_up"] == [
+        {"llm_sidecar_upstream": "llm"}
+    ]
 
 
 def test_the_loops_lateness_and_what_telemetry_lost() -> None:

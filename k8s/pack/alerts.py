@@ -24,7 +24,10 @@ def groups() -> list[Group]:
     """One group of recorded shares, one of alerts."""
     return [
         {"name": "llm-sidecar-endings", "interval": "30s", "rules": _shares()},
-        {"name": "llm-sidecar-alerts", "rules": [*_endings(), *_saturation(), *_telemetry(), *_absence()]},
+        {
+            "name": "llm-sidecar-alerts",
+            "rules": [*_endings(), *_upstreams(), *_saturation(), *_telemetry(), *_absence()],
+        },
     ]
 
 
@@ -89,6 +92,18 @@ def _endings() -> list[Rule]:
             f") > 0.1\n",
             '{{ $labels.job }} refuses {{ $value | printf "%.1f" }} requests a second, being full',
         ),
+    ]
+
+
+def _upstreams() -> list[Rule]:
+    return [
+        _alert(
+            "LlmSidecarUpstreamDown",
+            "10m",
+            "page",
+            f"avg by ({WHERE}) (llm_sidecar_upstream_up) < 0.5\n",
+            "{{ $labels.llm_sidecar_upstream }} is left alone by most sidecars of {{ $labels.job }}",
+        )
     ]
 
 

@@ -34,6 +34,7 @@ VARIABLES: Final = {
 }
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 MODEL: Final = "gen_ai_request_model"
+UPSTREAM: Final = "llm_sidecar_upstream"
 Panels = list[Builder[Panel]]
 
 
@@ -162,6 +163,15 @@ def _traffic() -> Panels:
         lines(
             Look("Duration of calls", 8, "s"),
             *(Query(quantile(q, calls), name, has_exemplars=True) for name, q in QUANTILES.items()),
+        ),
+        lines(
+            Look(
+                "Share of sidecars that have it up, by upstream", 24, "percentunit", "Checks answered, circuit closed."
+            ),
+            Query(
+                f'avg by (llm_sidecar_upstream) (llm_sidecar_upstream_up{{{PROCESSES}, {UPSTREAM}=~"$upstream"}})',
+                f"{{{{{UPSTREAM}}}}}",
+            ),
         ),
     ]
 

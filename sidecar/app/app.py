@@ -22,6 +22,7 @@ from sidecar.app.changes import compare
 from sidecar.app.departure import Departure
 from sidecar.app.listening import bound_address, listening_socket
 from sidecar.app.plans import make_plan, secret_of
+from sidecar.app.watching import Watching, describe_upstreams, unready_route, upstreams_up
 from sidecar.certificates import ServerCertificate
 from sidecar.descriptors import current_limit, most_connections
 from sidecar.gateway import CallerNames, ClientServer, Gateway
@@ -106,12 +107,13 @@ class App:
         self._server: Accepting | None = None
         self._retired: list[UpstreamPool] = []
         self._departure = Departure(self, lambda: self._settings, self._clock, self._loop)
+        self._watching = Watching(self.streams, self._clock)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
         self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
-    def _gauges(self) -> dict[str, Callable[[], float]]:
+    def _gauges(self) -> dict[str, Callable[[], float | dict[str, float]]]:
         """What the process holds, read whenever somebody asks, in the asker's thread."""
         return {
             names.STREAMS_ACTIVE: lambda: len(self.streams),
@@ -120,14 +122,19 @@ class App:
             names.BUFFERED_LIMIT: lambda: self._settings.max_buffered_bytes,
             names.CONNECTIONS: lambda: self._protocols.open_count,
             names.CONNECTIONS_LIMIT: lambda: self._most_connections,
+            names.UPSTREAM_UP: lambda: upstreams_up(self._gateway.plan, self._clock()),
         }
 
     # What the admin door may ask.
 
-    @property
-    def is_ready(self) -> bool:
-        """The traffic port takes requests, and more may be sent."""
-        return self._server is not None and self._departure.doing.is_ready
+    def not_ready_because(self) -> str:
+        """Why nobody should send requests here now; "" where they should. A cheap read, from any thread."""
+        if self._server is None:
+            return "not accepting requests"
+        if not self._departure.doing.is_ready:
+            return "draining"
+        plan = self._gateway.plan
+        return unready_route(plan, self._clock()) if plan.settings.mode == "ingress" else ""
 
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
@@ -135,15 +142,18 @@ class App:
 
     def ask(self) -> Future[list[dict[str, Any]]]:
         """A description of every running stream, made in the data loop. Safe to call from any thread."""
+        return self._asked(self.describe_streams)
+
+    def _asked(self, describe: Callable[[], list[dict[str, Any]]]) -> Future[list[dict[str, Any]]]:
         answer: Future[list[dict[str, Any]]] = Future()
-        self._loop.call_soon_threadsafe(self._answer, answer)
+        self._loop.call_soon_threadsafe(self._answer, answer, describe)
         return answer
 
-    def _answer(self, answer: Future[list[dict[str, Any]]]) -> None:
+    def _answer(self, answer: Future[list[dict[str, Any]]], describe: Callable[[], list[dict[str, Any]]]) -> None:
         if not answer.set_running_or_notify_cancel():
             return  # whoever asked has stopped waiting
         try:
-            answer.set_result(self.describe_streams())
+            answer.set_result(describe())
         except Exception as error:  # noqa: BLE001 - the one who asked is told, in its own thread
             answer.set_exception(error)
 
@@ -160,6 +170,10 @@ class App:
     def drain_patience_s(self) -> float:
         """How long that takes at most."""
         return self._departure.patience_s
+
+    def ask_upstreams(self) -> Future[list[dict[str, Any]]]:
+        """A description of every upstream, made in the data loop. Safe to call from any thread."""
+        return self._asked(lambda: describe_upstreams(self._gateway.plan, self._clock()))
 
     @property
     def admin_port(self) -> int:
@@ -196,6 +210,7 @@ class App:
         logger.info("up to %d connections at a time", self._most_connections)
         if (warning := backlog_warning()) != "":
             logger.warning(warning)
+        self._watching.follow(self._gateway.plan)
         self.telemetry.start()
         self.streams.start(self._sweep_idle)
         # What is long-lived is not looked at again, and collections are rare: per-stream objects are acyclic, and a
@@ -244,6 +259,7 @@ class App:
         self._protocols.max_header_bytes = settings.max_header_bytes
         if self._listener is not None:
             prepare_listener(self._listener, _stall_timeout_s(settings))
+        self._watching.follow(plan)
         kept = {target.pool for target in plan.targets.values()}
         for target in before.targets.values():
             if target.pool not in kept:

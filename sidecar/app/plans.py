@@ -6,21 +6,26 @@ run in, nor when they begin and end.
 
 from __future__ import annotations
 
+import logging
+import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sidecar.gateway import Plan, Target
 from sidecar.headers import HeaderPolicy, credential_headers
-from sidecar.health import Health
+from sidecar.health import Health, State
 from sidecar.ports import Scope
 from sidecar.secrets import AwsKeys, Secret, SecretUnreadableError
 from sidecar.settings import Limits
 from sidecar.signing import Signer
-from sidecar.upstream import UpstreamPool
+from sidecar.upstream import pool_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.settings import AwsSigning, SecretSource, Settings
+
+logger = logging.getLogger("sidecar.upstream")
 
 
 def make_plan(
@@ -38,10 +43,11 @@ def make_plan(
         name: Target(
             upstream,
             kept.pool(settings, name)
-            or UpstreamPool(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
+            or pool_for(upstream, environ=environ, stream_buffer_bytes=_smallest_buffer(settings, name)),
             HeaderPolicy(upstream, credential_names),
             Scope("upstream", name, upstream.max_streams),
-            kept.health(settings, name) or Health(),
+            kept.health(settings, name)
+            or Health(name, upstream.circuit, settings.check_of(upstream), random.random, partial(_log_move, name)),
             kept.secret(upstream.credentials.secret),
             kept.signer(upstream.credentials.aws),
         )
@@ -74,7 +80,8 @@ class Kept:
         previous = self._previous
         if previous is None or (target := previous.targets.get(name)) is None:
             return None
-        is_same = target.upstream == settings.upstreams[name]
+        upstream = settings.upstreams[name]
+        is_same = target.upstream == upstream and previous.settings.check_of(upstream) == settings.check_of(upstream)
         is_asked_alike = _smallest_buffer(previous.settings, name) == _smallest_buffer(settings, name)
         return target if is_same and is_asked_alike else None
 
@@ -119,6 +126,15 @@ def _is_readable(secret: Secret | AwsKeys) -> bool:
     except SecretUnreadableError:
         return False
     return True
+
+
+def _log_move(upstream: str, before: State, after: State) -> None:
+    if after is State.CLOSED:
+        logger.info("upstream %s: is asked again, after %s", upstream, before.value)
+    elif after is State.DOWN:
+        logger.warning("upstream %s: does not answer its health check", upstream)
+    elif before is State.CLOSED:
+        logger.warning("upstream %s: is left alone after failures in a row", upstream)
 
 
 def _smallest_buffer(settings: Settings, upstream: str) -> int:

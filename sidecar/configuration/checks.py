@@ -127,6 +127,12 @@ def _of_upstream(upstream: Upstream) -> Iterator[str]:
                 f"{path}.timeouts.{key}: {format_duration(value_s)} is longer than total, "
                 f"{format_duration(timeouts.total_s)}, and so never comes to pass"
             )
+    check = upstream.health
+    if check is not None and check.timeout_s > check.interval_s:
+        yield (
+            f"{path}.health.timeout: {format_duration(check.timeout_s)} is longer than interval, "
+            f"{format_duration(check.interval_s)}, so a check that is not answered delays the next"
+        )
 
 
 def _of_routes(settings: Settings) -> Iterator[str]:

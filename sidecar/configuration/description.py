@@ -34,7 +34,7 @@ def describe(settings: Settings) -> str:
     if settings.max_streams or settings.callers.streams:
         lines.append(f"limits {', '.join(_limits(settings))}")
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
-    lines += ["upstreams:", *map(_upstream_line, settings.upstreams.values())]
+    lines += ["upstreams:", *(_upstream_line(upstream, settings) for upstream in settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]
     return "\n".join(lines)
 
@@ -97,7 +97,7 @@ def _match(match: Match) -> str:
     return ", ".join(parts)
 
 
-def _upstream_line(upstream: Upstream) -> str:
+def _upstream_line(upstream: Upstream, settings: Settings) -> str:
     timeouts = upstream.timeouts
     deadlines = (
         ("connect", timeouts.connect_s),
@@ -105,12 +105,20 @@ def _upstream_line(upstream: Upstream) -> str:
         ("idle", timeouts.idle_s),
         ("total", timeouts.total_s),
     )
-    limit = f"; at most {upstream.max_streams} streams" if upstream.max_streams else ""
-    return (
-        f"  {upstream.name}: {upstream.url}; dialect {upstream.dialect}; {_credentials(upstream)}; "
-        + ", ".join(f"{name} {format_duration(value_s)}" for name, value_s in deadlines)
-        + limit
+    times = ", ".join(f"{name} {format_duration(value_s)}" for name, value_s in deadlines)
+    limit = (f"at most {upstream.max_streams} streams",) if upstream.max_streams else ()
+    parts = (f"dialect {upstream.dialect}", _credentials(upstream), times, _health(upstream, settings), *limit)
+    return f"  {upstream.name}: {upstream.url}; " + "; ".join(parts)
+
+
+def _health(upstream: Upstream, settings: Settings) -> str:
+    check, circuit = settings.check_of(upstream), upstream.circuit
+    checked = (
+        f"checked at {check.path} every {format_duration(check.interval_s)}" if check is not None else "not checked"
     )
+    if not circuit.failures:
+        return checked
+    return f"{checked}, left alone for {format_duration(circuit.backoff_s)} after {circuit.failures} failures in a row"
 
 
 def _credentials(upstream: Upstream) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.configuration.addresses import UpstreamUrl, parse_proxy, parse_upstream_url
 from sidecar.configuration.credentials import read_credentials
 from sidecar.configuration.fields import Section, header_name, header_value
+from sidecar.configuration.wellbeing import read_circuit, read_health
 from sidecar.headers import CREDENTIAL_HEADERS, HOP_BY_HOP, SIDECAR_SETS
 from sidecar.settings import Address, Credentials, Timeouts, Upstream, UpstreamTls
 
@@ -65,6 +66,8 @@ def _read_upstream(name: str, section: Section, dialects: Collection[str]) -> Up
         eof=section.choice("eof", ("truncated", "complete"), "truncated"),
         propagate=section.choice("propagate", ("trace", "trace_and_baggage", "none"), "trace"),
         max_streams=section.count("max_streams", 0),
+        health=read_health(section),
+        circuit=read_circuit(section),
     )
     return UpstreamDraft(upstream, credentials is not None, section.line)
 

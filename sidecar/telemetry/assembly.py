@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidecar.telemetry.choices import Choices
     from sidecar.telemetry.line_output import LineOutput
     from sidecar.telemetry.metric_settings import MetricSettings
+    from sidecar.telemetry.snapshot import Reading
     from sidecar.telemetry.span_export import Counts
 
 
@@ -38,7 +39,7 @@ def assemble(
     environ: Mapping[str, str],
     clock: Callable[[], float],
     wall_clock_ns: Callable[[], int],
-    gauges: Mapping[str, Callable[[], float]],
+    gauges: Mapping[str, Callable[[], Reading]],
     lines: LineOutput | None = None,
 ) -> Telemetry:
     """``gauges`` are the data plane's own, by their names. Raises ValueError for what can never work, such as an extra
@@ -68,7 +69,7 @@ def _metrics(
     asked: settings.Telemetry,
     choices: Choices,
     resource: Resource,
-    gauges: Mapping[str, Callable[[], float]],
+    gauges: Mapping[str, Callable[[], Reading]],
     exporting: MetricSettings,
 ) -> Metrics:
     return Metrics(

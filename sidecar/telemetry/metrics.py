@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.record import Record
     from sidecar.telemetry.cells import Value
     from sidecar.telemetry.metric_settings import Temporality
+    from sidecar.telemetry.snapshot import Reading
 
 MODEL_LIMIT: Final = 100
 BATCH_ITEMS: Final = 16
@@ -50,7 +51,7 @@ class Metrics:
         resource: Mapping[str, str | int],
         models: Sequence[str] = (),
         model_limit: int = MODEL_LIMIT,
-        gauges: Mapping[str, Callable[[], float]] | None = None,
+        gauges: Mapping[str, Callable[[], Reading]] | None = None,
         exemplars: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,

@@ -123,6 +123,7 @@ BUFFERED: Final = "llm_sidecar.buffered"
 BUFFERED_LIMIT: Final = "llm_sidecar.buffered.limit"
 CONNECTIONS: Final = "llm_sidecar.connections"
 CONNECTIONS_LIMIT: Final = "llm_sidecar.connections.limit"
+UPSTREAM_UP: Final = "llm_sidecar.upstream.up"
 EVENT_LOOP_LAG: Final = "llm_sidecar.event_loop.lag"
 TELEMETRY_DROPPED: Final = "llm_sidecar.telemetry.dropped"
 TELEMETRY_EXPORTED: Final = "llm_sidecar.telemetry.exported"
@@ -405,6 +406,9 @@ _METRICS: Final = (
     Metric(BUFFERED_LIMIT, "gauge", "By", "Bound on the bytes held for all clients together"),
     Metric(CONNECTIONS, "gauge", "{connection}", "Client connections open now"),
     Metric(CONNECTIONS_LIMIT, "gauge", "{connection}", "Bound on the client connections open at a time"),
+    Metric(
+        UPSTREAM_UP, "gauge", "{upstream}", "1 for an upstream that may be asked, 0 for one left alone", (UPSTREAM,)
+    ),
     Metric(EVENT_LOOP_LAG, "histogram", "s", "How late the data loop's turns were", (), LAG_SECONDS),
     Metric(TELEMETRY_DROPPED, "counter", "{item}", "Spans, points and log lines that were given up", (SIGNAL, REASON)),
     Metric(TELEMETRY_EXPORTED, "counter", "{item}", "Spans, points and log lines that were delivered", (SIGNAL,)),

@@ -5,6 +5,7 @@ Owns temporality, start times and which exemplars are new. Must not know where t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -17,11 +18,14 @@ from sidecar.telemetry import names
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable
 
     from sidecar.telemetry.cells import Attributes, CounterCell, Family, HistogramCell, Mark
     from sidecar.telemetry.metric_settings import Temporality
     from sidecar.telemetry.rows import Families
+
+Reading = float | Mapping[str, float]
+"""What a gauge gives: one value, or one for each value of its metric's one attribute."""
 
 _NS: Final = 1_000_000_000
 _UNKNOWN = cast("float", None)
@@ -38,11 +42,20 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A series that is read when somebody asks."""
+    """A series that is read when somebody asks; or several, where ``read`` gives values of the metric's one attribute
+    and what each is at."""
 
     name: str
-    read: Callable[[], float]
+    read: Callable[[], Reading]
     attributes: Attributes = ()
+
+    def series(self) -> list[tuple[Attributes, float]]:
+        """What is read now."""
+        read = self.read()
+        if not isinstance(read, Mapping):
+            return [(self.attributes, read)]
+        (attribute,) = names.METRICS[self.name].attributes
+        return [(((attribute, of),), value) for of, value in read.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +170,11 @@ class Snapshots:
     def _read(self, gauges: Iterable[Gauge], window: _Window) -> list[otel.Metric]:
         points: dict[str, list[otel.NumberDataPoint]] = {}
         for gauge in gauges:
-            value = gauge.read()
-            if window.is_delta and names.METRICS[gauge.name].kind == "counter":
-                value -= self._since(gauge.name, gauge.attributes, value, 0.0)
-            point = otel.NumberDataPoint(dict(gauge.attributes), window.start_ns, window.end_ns, value)
-            points.setdefault(gauge.name, []).append(point)
+            for attributes, value in gauge.series():
+                if window.is_delta and names.METRICS[gauge.name].kind == "counter":
+                    value -= self._since(gauge.name, attributes, value, 0.0)
+                point = otel.NumberDataPoint(dict(attributes), window.start_ns, window.end_ns, value)
+                points.setdefault(gauge.name, []).append(point)
         return [_metric(names.METRICS[name], _readings(names.METRICS[name], of, window)) for name, of in points.items()]
 
 

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -54,12 +54,13 @@ class Dialler:
 
     def connect(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> Awaitable[None]:
         """Connect ``protocol``; name look-up, proxy and TLS all within the connect deadline. Raises Failure."""
-        return self._connect_bare(protocol, loop) if self._is_bare else self._connect_in_time(protocol)
+        return self._connect_bare(protocol, loop) if self._is_bare else self.in_time(self._connect(protocol))
 
-    async def _connect_in_time(self, protocol: asyncio.Protocol) -> None:
+    async def in_time(self, connecting: Awaitable[None]) -> None:
+        """Await it within the connect deadline. Raises Failure ``upstream_connect_timeout``."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._connect(protocol)
+                await connecting
         except TimeoutError:
             raise self._too_late() from None
 
@@ -67,7 +68,10 @@ class Dialler:
         return Failure("upstream_connect_timeout", f"upstream {self._name}: no connection within {self._timeout_s:g} s")
 
     async def _connect(self, protocol: asyncio.Protocol) -> None:
-        sock = await self._open_socket()
+        await self.attach(await self._open_socket(), protocol)
+
+    async def attach(self, sock: socket.socket, protocol: asyncio.Protocol) -> None:
+        """What is left to do on an open socket, which is closed if that fails: tunnel and TLS. Raises Failure."""
         try:
             if self._proxy is not None and self._tls is not None:
                 await proxy.open_tunnel(sock, self._proxy, self._address)
@@ -100,13 +104,24 @@ class Dialler:
 
     async def _open_socket(self) -> socket.socket:
         target = self._proxy.address if self._proxy is not None else self._address
+        if not target.path:
+            return await self.open_socket(await self._resolve(target), interleave=1)
         try:
-            if target.path:
-                return await _connect_unix(target.path)
-            infos = await self._resolve(target)
+            return await _connect_unix(target.path)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise self._refused(target, error) from None
+
+    async def open_socket(self, infos: Sequence[AddressInfo], *, interleave: int = 0) -> socket.socket:
+        """A socket connected to whichever of ``infos`` answers first, each begun a moment after the one before it or
+        when that one has failed. ``interleave``: families in turn, instead of the order given. Raises Failure."""
+        target = self._proxy.address if self._proxy is not None else self._address
+        try:
             return await aiohappyeyeballs.start_connection(
                 infos,
                 happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S,
+                interleave=interleave,
                 socket_factory=partial(tcp_socket, receive_buffer_bytes=self._receive_buffer_bytes),
             )
         except TimeoutError:
@@ -117,6 +132,10 @@ class Dialler:
     def _refused(self, target: Address, error: Exception) -> Failure:
         where = f"proxy {target}" if self._proxy is not None else str(target)
         return Failure("upstream_refused", f"upstream {self._name}: cannot connect to {where}: {_words(error)}")
+
+    async def resolve(self) -> list[AddressInfo]:
+        """What the upstream's name leads to now. Raises Failure ``upstream_dns``."""
+        return await self._resolve(self._address)
 
     async def _resolve(self, target: Address) -> list[AddressInfo]:
         literal = _literal(target)
@@ -148,6 +167,12 @@ class Dialler:
             return Failure("upstream_tls", f"upstream {self._name}: {tls.words(error, self._server_name)}")
         step = "the TLS handshake" if self._tls is not None else "connecting"
         return Failure("upstream_reset", f"upstream {self._name}: connection lost during {step}: {_words(error)}")
+
+
+def is_dialled_by_name(upstream: Upstream, environ: Mapping[str, str]) -> bool:
+    """Whether its host has to be looked up by us. Raises ValueError for a proxy that cannot be used."""
+    address = upstream.address
+    return not address.path and _literal(address) is None and proxy.choose(upstream, environ) is None
 
 
 def _literal(target: Address) -> AddressInfo | None:

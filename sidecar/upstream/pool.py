@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sidecar.errors import Failure
 from sidecar.settings import Limits, Upstream
@@ -42,6 +42,7 @@ class UpstreamPool:
         max_idle: int = MAX_IDLE,
         stream_buffer_bytes: int = STREAM_BUFFER_BYTES,
     ) -> None:
+        self._address = upstream.address
         self._dialler = Dialler(upstream, environ, receive_buffer_for(stream_buffer_bytes))
         self._max_header_bytes = max_header_bytes
         self._idle_limit_s = idle_limit_s
@@ -62,6 +63,11 @@ class UpstreamPool:
     def idle(self) -> int:
         """Connections that wait to be taken."""
         return len(self._idle)
+
+    @property
+    def addresses(self) -> list[dict[str, Any]]:
+        """Each address, and how many connections it has, busy and idle."""
+        return [{"address": str(self._address), "active": self.active, "idle": self.idle}]
 
     def request_head(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         """`request_head` for this upstream: for a plain HTTP proxy in absolute form, with the proxy's credentials."""
