@@ -1,7 +1,7 @@
 """The admin door: liveness, readiness, metrics and what is streaming right now.
 
 Owns its own thread and loop, so that it answers while the data loop is busy, and says so when that loop is stuck.
-Must not know the traffic door; it sees the data plane through one `DataPlane`.
+Must not know the traffic door; it sees the data plane, of one process or of several, through one `DataPlane`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class DataPlane(Protocol):
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
 
-    def ask(self) -> Future[list[dict[str, Any]]]:
-        """A description of every running stream, made in the data loop."""
+    def ask(self) -> Future[dict[str, Any]]:
+        """How many streams are ``active`` and a description of each, oldest first. TimeoutError where nobody knows."""
 
 
 class Admin:
@@ -146,10 +146,10 @@ class Admin:
         del request
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):
-                streams = await asyncio.wrap_future(self._plane.ask())
+                body = await asyncio.wrap_future(self._plane.ask())
         except TimeoutError:
             return web.json_response({"error": "the data loop did not answer"}, status=503)
-        return web.json_response({"active": len(streams), "streams": streams})
+        return web.json_response(body)
 
     async def _metrics(self, page: MetricsPage, request: web.Request) -> web.StreamResponse:
         body, content_type = await asyncio.to_thread(page, request.headers.get("Accept", ""))

@@ -6,5 +6,6 @@ Owns which parts there are. Must not hold a rule of its own: what a part does is
 from __future__ import annotations
 
 from sidecar.app.app import App
+from sidecar.app.listening import Shared
 
-__all__ = ["App"]
+__all__ = ["App", "Shared"]

@@ -11,22 +11,23 @@ import gc
 import logging
 import os
 import socket
+import sys
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import Admin
-from sidecar.app.listening import bound_address, listening_socket, server_tls
+from sidecar.app.listening import bound_address, open_listener, server_tls
 from sidecar.app.plans import make_plan, secret_of
 from sidecar.gateway import ClientServer, Gateway
 from sidecar.streams import Streams
-from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
 from sidecar.telemetry.assembly import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sidecar.app.listening import Shared
     from sidecar.record import Observer
     from sidecar.settings import Settings
     from sidecar.stream import Stream
@@ -45,9 +46,10 @@ class App:
     """One process's data plane and its admin port.
 
     ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
-    ``observer`` is told of every request in place of the telemetry that is configured. Raises SecretUnreadableError or
-    ValueError at construction for what can never work (an unset variable, a CA file that is none, an extra that is not
-    installed).
+    ``observer`` is told of every request in place of the telemetry that is configured. With what is ``shared`` among
+    several processes it listens where it is told to, and has no admin port: whoever began it answers for it. Raises
+    SecretUnreadableError or ValueError at construction for what can never work (an unset variable, a CA file that is
+    none, an extra that is not installed).
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class App:
         lines: LineOutput | None = None,
         observer: Observer | None = None,
         content_bytes: int | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._settings = settings
+        self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
         self.telemetry = assemble(settings.telemetry, environ, self._clock, time.time_ns, self._gauges(), lines)
@@ -71,12 +75,11 @@ class App:
         )
         wall_clock = time.time
         self._gateway = Gateway(make_plan(settings, environ), self.streams, self._clock, wall_clock)
-        stall_timeout_s = max(route.limits.stall_timeout_s for route in settings.routes)
-        self._stall_timeout_s = stall_timeout_s
         self._protocols = ClientServer(self._gateway.handle, max_field=_MAX_FIELD_BYTES)
         self._server: asyncio.Server | None = None
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
-        self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
+        auth = secret_of(settings.admin_auth, environ)
+        self._admin = Admin(settings.admin, self, auth, page) if shared is None else None
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
@@ -99,17 +102,17 @@ class App:
         """Seconds since the data loop last turned."""
         return self._clock() - self.streams.last_turn_at
 
-    def ask(self) -> Future[list[dict[str, Any]]]:
+    def ask(self) -> Future[dict[str, Any]]:
         """A description of every running stream, made in the data loop. Safe to call from any thread."""
-        answer: Future[list[dict[str, Any]]] = Future()
+        answer: Future[dict[str, Any]] = Future()
         self._loop.call_soon_threadsafe(self._answer, answer)
         return answer
 
-    def _answer(self, answer: Future[list[dict[str, Any]]]) -> None:
+    def _answer(self, answer: Future[dict[str, Any]]) -> None:
         if not answer.set_running_or_notify_cancel():
             return  # whoever asked has stopped waiting
         try:
-            answer.set_result(self.describe_streams())
+            answer.set_result({"active": len(self.streams), "streams": self.describe_streams()})
         except Exception as error:  # noqa: BLE001 - the one who asked is told, in its own thread
             answer.set_exception(error)
 
@@ -120,8 +123,8 @@ class App:
 
     @property
     def admin_port(self) -> int:
-        """The admin port really listened on."""
-        return self._admin.port
+        """The admin port really listened on; 0 where there is none."""
+        return 0 if self._admin is None else self._admin.port
 
     def pool(self, name: str) -> UpstreamPool:
         """The connections to one upstream."""
@@ -131,20 +134,21 @@ class App:
 
     async def start(self) -> None:
         """Listen. Raises OSError for an address that cannot be had."""
-        listener = listening_socket(self._settings.listen)
+        listener = open_listener(self._settings) if self._shared is None else self._shared.listener
         try:
-            prepare_listener(listener, self._stall_timeout_s)
-            self._admin.start()
-            tls = server_tls(self._settings)
+            if self._admin is not None:
+                self._admin.start()
+            options: dict[str, Any] = {"backlog": LISTEN_BACKLOG, "ssl": server_tls(self._settings)}
             if listener.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(
-                    self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls
-                )
+                if sys.version_info >= (3, 13):
+                    options["cleanup_socket"] = False  # the path may be others' too; `close` minds our own
+                server = await self._loop.create_unix_server(self._protocols, sock=listener, **options)
             else:
-                server = await self._loop.create_server(self._protocols, sock=listener, backlog=LISTEN_BACKLOG, ssl=tls)
+                server = await self._loop.create_server(self._protocols, sock=listener, **options)
         except BaseException:
             listener.close()
-            self._admin.stop()
+            if self._admin is not None:
+                self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
         self._server = server
@@ -175,8 +179,9 @@ class App:
         self._protocols.pre_shutdown()
         await self._protocols.shutdown(CLOSE_TIMEOUT_S)
         await asyncio.to_thread(self.telemetry.close)  # every request has been told of by now
-        await asyncio.to_thread(self._admin.stop)
-        if self._settings.listen.path:
+        if self._admin is not None:
+            await asyncio.to_thread(self._admin.stop)
+        if self._settings.listen.path and self._shared is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.listen.path)
 

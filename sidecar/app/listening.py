@@ -9,10 +9,30 @@ import os
 import socket
 import ssl
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sidecar.subscribers import prepare_listener
+
 if TYPE_CHECKING:
+    from sidecar.ports import Counts
     from sidecar.settings import Address, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the processes of one sidecar have together: the ``listener``, which belongs to none of them, and the
+    ``counts`` of streams."""
+
+    listener: socket.socket
+    counts: Counts
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """The traffic port's socket, bound and set up; it does not listen yet. Raises OSError."""
+    listener = listening_socket(settings.listen)
+    prepare_listener(listener, max(route.limits.stall_timeout_s for route in settings.routes))
+    return listener
 
 
 def listening_socket(address: Address) -> socket.socket:

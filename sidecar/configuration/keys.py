@@ -22,6 +22,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "max_header",
         "telemetry",
         "logs",
+        "workers",
     ),
     "upstreams.*": (
         "url",

@@ -7,7 +7,7 @@ look (`fields`, `upstreams`, `routes`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sidecar.configuration.addresses import parse_address, parse_origin, parse_upstream_url
 from sidecar.configuration.checks import warnings_of
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Address
 
 T = TypeVar("T")
+
+MOST_WORKERS: Final = 256
 
 
 def load_file(path: str, *, environ: Mapping[str, str]) -> Loaded:
@@ -62,6 +64,7 @@ def for_upstream_url(
     listen: str | None = None,
     admin: str | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
+    workers: str | None = None,
 ) -> Loaded:
     """The configuration of ``sidecar run --upstream URL``: one upstream, and one route for everything."""
     problems = Problems()
@@ -77,7 +80,7 @@ def for_upstream_url(
         credentials=Credentials(policy="client"),
     )
     settings = Settings({upstream.name: upstream}, (Route("default", (upstream.name,)),))
-    return apply_overrides(settings, environ=environ, listen=listen, admin=admin, format=format)
+    return apply_overrides(settings, environ=environ, listen=listen, admin=admin, format=format, workers=workers)
 
 
 def apply_overrides(
@@ -87,6 +90,7 @@ def apply_overrides(
     listen: str | None = None,
     admin: str | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
+    workers: str | None = None,
 ) -> Loaded:
     """``settings`` with what the command line says instead; ``format`` is then every route's."""
     problems = Problems()
@@ -100,11 +104,21 @@ def apply_overrides(
         listen=_address(problems, "--listen", listen, settings.listen),
         admin=_address(problems, "--admin", admin, settings.admin),
         routes=routes,
+        workers=_workers(problems, workers, settings.workers),
     )
     _check_addresses(settings, lambda message: problems.add(0, "--admin", message))
     if problems.found:
         return problems.loaded("command line", None)
     return Loaded("command line", replace(settings, warnings=warnings_of(settings, environ)))
+
+
+def parse_workers(text: str) -> int:
+    """A number of processes; 0 for ``auto``."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or auto")
+    return int(text)
 
 
 def _read_root(root: Section) -> Settings:
@@ -126,6 +140,7 @@ def _read_root(root: Section) -> Settings:
         max_header_bytes=root.size("max_header", default.max_header_bytes),
         telemetry=read_telemetry(root.section("telemetry")),
         logs=read_logs(root.section("logs")),
+        workers=root.checked("workers", parse_workers, default.workers),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings
@@ -171,6 +186,13 @@ def _address(problems: Problems, option: str, text: str | None, default: Address
     if text is None:
         return default
     return _option(problems, option, text, parse_address) or default
+
+
+def _workers(problems: Problems, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    number = _option(problems, "--workers", text, parse_workers)
+    return default if number is None else number
 
 
 def _option(problems: Problems, option: str, text: str, parse_text: Callable[[str], T]) -> T | None:
