@@ -135,12 +135,12 @@ def test_streams_are_told_of_the_end(tmp_path: Path, number: int) -> None:
         assert "Traceback" not in sidecar.printed
 
 
-def test_a_second_signal_kills(tmp_path: Path) -> None:
+def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
     with crew(tmp_path) as sidecar:
         (pid, other) = sidecar.workers(2).values()
         os.kill(pid, signal.SIGSTOP)
         sidecar.process.send_signal(signal.SIGTERM)
-        sidecar.says("stopping")
+        sidecar.says("SIGTERM: workers are told to stop")
         until(lambda: other not in group(sidecar.process.pid), "the end of the worker that can stop")
         assert sidecar.process.poll() is None
         assert sidecar.get("/readyz") == (503, "not accepting requests\n")

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sidecar.subscribers import prepare_listener
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the processes of one sidecar have together: the ``listener``, which belongs to none of them, and the
-    ``counts`` of streams."""
+    """What the processes of one sidecar have together: the ``listener``, which belongs to none of them, the ``counts``
+    of streams, and the ``caller_key`` that callers' names are hashed with, so that all count the same ones."""
 
     listener: socket.socket
     counts: Counts
+    caller_key: bytes = field(repr=False)
 
 
 def open_listener(settings: Settings) -> socket.socket:

@@ -19,6 +19,8 @@ def describe(settings: Settings) -> str:
         f"listen {settings.listen}, {_guard(settings.auth)}",
         f"admin  {settings.admin}, {_guard(settings.admin_auth)}",
     ]
+    if settings.workers != 1:
+        lines.append(f"workers {settings.workers or 'auto, one for each core'}")
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
     lines += ["upstreams:", *map(_upstream_line, settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]

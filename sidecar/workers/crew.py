@@ -7,12 +7,13 @@ Owns who has which seat, who is replaced when, and when the whole is over. Must 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar.workers.child import Child, status_in_words
-from sidecar.workers.messages import Answer, Ask, Configure, Failed, Pulse, Ready, Stop
+from sidecar.workers.messages import Answer, Ask, Configure, Failed, Leave, Pulse, Ready
 from sidecar.workers.rounds import Rounds
 from sidecar.workers.seat import Move, Seat, SeatState
 
@@ -32,7 +33,11 @@ STUCK_AFTER_S: Final = 10.0
 START_TIMEOUT_S: Final = 60.0
 """How long a worker may take to serve, and all of them for the first of them to do so."""
 STOP_TIMEOUT_S: Final = 20.0
-"""How long workers may take to end their streams, tell their telemetry and exit."""
+"""How long workers may take to exit beside what their drain takes: telemetry has to be told."""
+HURRY_TIMEOUT_S: Final = 5.0
+"""How long they may take when they were told a second time."""
+
+_CALLER_KEY_BYTES: Final = 32
 
 
 class WorkersFailedError(OSError):
@@ -46,6 +51,7 @@ class Launch:
     def __init__(
         self, source: Source, instance: str, descriptors: Mapping[str, int], environ: Mapping[str, str]
     ) -> None:
+        self._caller_key = os.urandom(_CALLER_KEY_BYTES)
         self.source = source
         self.instance = instance
         self.descriptors = descriptors
@@ -60,7 +66,7 @@ class Launch:
     ) -> Child:
         """A fresh worker for this seat. Raises OSError."""
         child = Child(loop, {"number": number, **self.descriptors}, self.environ, on_message, on_exit)
-        child.tell(Configure(self.source, f"{self.instance}-{number}"))
+        child.tell(Configure(self.source, f"{self.instance}-{number}", self._caller_key))
         return child
 
 
@@ -91,7 +97,9 @@ class Crew:
         self.turned_at = self._began_at
         """When any worker's data loop was last heard to turn; before one has served, now and then."""
         self.over: asyncio.Future[None] = loop.create_future()
-        """Done when no worker is left: after `stop`, or with WorkersFailedError."""
+        """Done when no worker is left: after `leave`, or with WorkersFailedError."""
+        self.were_all_clean = True
+        """Every worker that was told to leave did so by itself."""
 
     # What may be asked from any thread.
 
@@ -122,22 +130,22 @@ class Crew:
         for number in asked:
             self._tell(number, Ask(question, about, accept))
 
-    def stop(self) -> None:
-        """Have every worker end its streams and exit. Idempotent."""
-        if self._is_ending:
-            return
-        self._is_ending = True
+    def leave(self, who: str, patience_s: float = 0.0) -> None:
+        """Have every worker end what runs and exit, which may take ``patience_s`` by its own will. Said once more, it
+        means: now."""
+        is_repeated, self._is_ending = self._is_ending, True
         for number, seat in self._seats.items():
             self._cancel(("begin", number))
-            if seat.is_alive:
+            if seat.state in {SeatState.STARTING, SeatState.READY}:
                 seat.move(Move.STOP)
-                self._tell(number, Stop())
-        self._later("stop", STOP_TIMEOUT_S, self._stop_in_vain)
+            self._tell(number, Leave(who))
+        self._later("leave", HURRY_TIMEOUT_S if is_repeated else patience_s + STOP_TIMEOUT_S, self._leave_in_vain)
         self._end_if_empty()
 
     def kill(self) -> None:
         """End every worker now, whatever it is doing."""
-        self.stop()
+        if not self.over.done():
+            self.leave("an end at once")
         for child in self._children.values():
             child.kill()
 
@@ -192,6 +200,7 @@ class Crew:
         if was is SeatState.STOPPING and status == 0:
             logger.debug("%s", ended)
         else:
+            self.were_all_clean = self.were_all_clean and not self._is_ending
             logger.warning("%s while %s, with %d streams", ended, was.value, streams)
         self._gone(seat)
 
@@ -241,7 +250,7 @@ class Crew:
         logger.error("worker %d is not ready after %.0f s: it is replaced", seat.number, START_TIMEOUT_S)
         self._children[seat.number].kill()
 
-    def _stop_in_vain(self) -> None:
+    def _leave_in_vain(self) -> None:
         for number, child in self._children.items():
             logger.error("worker %d does not stop: it is killed", number)
             child.kill()

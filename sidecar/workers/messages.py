@@ -24,10 +24,12 @@ class About(Enum):
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True):
-    """The first message: what the worker serves. ``instance`` is what its telemetry calls it."""
+    """The first message: what the worker serves. ``instance`` is what its telemetry calls it; ``caller_key`` what all
+    workers hash callers with, so that each counts the same ones."""
 
     source: Source
     instance: str
+    caller_key: bytes
 
 
 class Ask(msgspec.Struct, tag="ask", frozen=True):
@@ -38,8 +40,10 @@ class Ask(msgspec.Struct, tag="ask", frozen=True):
     accept: str = ""
 
 
-class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """Take no more streams, end those that run, and exit."""
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """End what runs, and exit. Said once more, it means: now. ``who`` asks for it, for the log."""
+
+    who: str
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -67,7 +71,7 @@ class Answer(msgspec.Struct, tag="answer", frozen=True):
     text: str
 
 
-ToWorker = Configure | Ask | Stop
+ToWorker = Configure | Ask | Leave
 ToParent = Ready | Failed | Pulse | Answer
 
 _encoder: Final = msgspec.json.Encoder()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.configuration import Source
-    from sidecar.settings import Settings
+    from sidecar.settings import Drain, Settings
 
 logger = logging.getLogger("sidecar")
 
@@ -34,8 +34,8 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 async def run_workers(settings: Settings, source: Source, number: int, environ: Mapping[str, str]) -> int:
-    """Run until SIGINT or SIGTERM, or until no worker can be had; a second one ends all at once. Returns the exit
-    status. Raises OSError for what keeps the whole from starting."""
+    """Run until SIGINT or SIGTERM, or until no worker can be had; a second one means at once. Returns the exit status:
+    1 where a worker had to be killed. Raises OSError for what keeps the whole from starting."""
     with contextlib.ExitStack() as held:
         listener = open_listener(settings)
         held.callback(_remove, settings.listen.path)
@@ -62,38 +62,22 @@ async def run_workers(settings: Settings, source: Source, number: int, environ: 
         held.callback(admin.stop)
         address = bound_address(listener, settings.listen)
         admin_at = settings.admin if settings.admin.path else replace(settings.admin, port=admin.port)
-        return await _until_over(loop, crew)
+        return await _until_over(loop, crew, settings.drain)
 
 
-async def _until_over(loop: asyncio.AbstractEventLoop, crew: Crew) -> int:
-    signals = Signals(crew)
+async def _until_over(loop: asyncio.AbstractEventLoop, crew: Crew, drain: Drain) -> int:
+    def told(number: signal.Signals) -> None:
+        logger.info("%s: workers are told to stop", number.name)
+        crew.leave(number.name, drain.delay_s + drain.timeout_s)
+
     for number in _STOPPING:
-        loop.add_signal_handler(number, signals.stop)
+        loop.add_signal_handler(number, told, number)
     crew.start()
     try:
         await crew.over
     finally:
         crew.kill()  # harmless where all is over, as it should be
-    return 1 if signals.was_repeated else 0
-
-
-class Signals:
-    """What the process is told from outside: the first word is a request, the second an order."""
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._was_told = self.was_repeated = False
-
-    def stop(self) -> None:
-        """SIGINT or SIGTERM."""
-        if self._was_told:
-            self.was_repeated = True
-            logger.warning("told to stop once more: every worker is killed")
-            self._crew.kill()
-            return
-        self._was_told = True
-        logger.info("stopping")
-        self._crew.stop()
+    return 0 if crew.were_all_clean else 1
 
 
 def _remove(path: str) -> None:

@@ -47,7 +47,11 @@ class CrewPlane:
     @property
     def is_ready(self) -> bool:
         """A worker takes requests."""
-        return not self._crew.not_ready_because()
+        return not self.not_ready_because()
+
+    def not_ready_because(self) -> str:
+        """Why no worker takes requests; "" where one does."""
+        return self._crew.not_ready_because()
 
     def silent_s(self) -> float:
         """Seconds since any worker's data loop was heard to turn."""

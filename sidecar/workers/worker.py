@@ -22,7 +22,7 @@ from sidecar.telemetry.line_output import LineOutput, redirect_logging
 from sidecar.telemetry.parent_page import worker_environ
 from sidecar.workers.channel import CALM_UNSENT_BYTES, Channel, receive, tell
 from sidecar.workers.child import HELD_BACK
-from sidecar.workers.messages import About, Answer, Ask, Configure, Failed, Pulse, Ready, Stop, encode, for_worker
+from sidecar.workers.messages import About, Answer, Ask, Configure, Failed, Leave, Pulse, Ready, encode, for_worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -51,7 +51,7 @@ def run_worker(number: int, listener: int, counts: int, control: int) -> int:
         loaded = first.source.load(os.environ)
         if loaded.settings is None:
             raise ValueError(loaded.render_problems())
-        shared = Shared(socket.socket(fileno=listener), SharedCounts(counts, number - 1))
+        shared = Shared(socket.socket(fileno=listener), SharedCounts(counts, number - 1), first.caller_key)
         lines = LineOutput(loaded.settings.logs, is_shared=True)
         redirect_logging(lines, loaded.settings.logs.level)
         lines.start()
@@ -103,7 +103,7 @@ class Orders:
             self._end()  # that is not our parent
             return
         match message:
-            case Stop():
+            case Leave():
                 self._end()
             case Ask(about=About.STREAMS, number=number):
                 self._answer(number, json.dumps(self._app.describe_streams()))
