@@ -179,10 +179,10 @@ class SharedCounts:
         """The row that bears this key, of no matter what count."""
         start = _HEADER_BYTES + self._home(key) * _KEY_BYTES
         end = start + WINDOW * _KEY_BYTES
-        at = self._map.find(key, start, end)
+        at: int = self._map.find(key, start, end)
         while at >= 0 and (at - start) % _KEY_BYTES:  # found across two other keys
             at = self._map.find(key, at + 1, end)
-        return None if at < 0 else int(at - _HEADER_BYTES) // _KEY_BYTES
+        return None if at < 0 else (at - _HEADER_BYTES) // _KEY_BYTES
 
     def _claim(self, key: bytes) -> int | None:
         """A free row, which bears this key from now on. Under the lock."""

@@ -19,6 +19,7 @@ from sidecar.formats.payloads import PAYLOADS
 from sidecar.session import CLIENT_MOVES, REACTIONS, UPSTREAM_MOVES
 from sidecar.settings import Limits, Route, Settings, Timeouts
 from sidecar.units import format_size, parse_duration
+from sidecar.workers.seat import MOVES as WORKER_MOVES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -124,7 +125,9 @@ def test_the_table_of_codes_is_the_codes() -> None:
 # States
 
 
-@pytest.mark.parametrize(("kind", "moves"), [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES)])
+@pytest.mark.parametrize(
+    ("kind", "moves"), [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES), ("worker", WORKER_MOVES)]
+)
 def test_the_moves_shown_are_the_legal_ones(kind: str, moves: dict[Enum, dict[Enum, Enum]]) -> None:
     expected = [
         [written(state), written(signal), written(after)]

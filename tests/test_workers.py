@@ -71,6 +71,7 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
             streams[-1].until(b"data: ")
         of = {each["stream"]: each["worker"] for each in sidecar.streams()["streams"]}
         over, refused = threading.Event(), []
+        descriptors = len(os.listdir(f"/proc/{sidecar.process.pid}/fd"))  # with one of the admin port's, it may be
 
         def knock() -> None:
             """Connects again and again, throughout."""
@@ -91,6 +92,7 @@ def test_a_worker_killed_under_load(tmp_path: Path) -> None:
         over.set()
         knocking.join()
         assert refused == []
+        until(lambda: len(os.listdir(f"/proc/{sidecar.process.pid}/fd")) <= descriptors, "the parent's descriptors")
         for stream in streams:
             number = of[head_of(stream)]
             if number == 2:

@@ -296,10 +296,11 @@ def test_no_process_to_be_had_is_tried_again(stage: Stage, loop: Clockwork) -> N
     stage.is_broke = True
     stage.holding[2].exit(SIGKILL)
     loop.pass_s(1.0, lambda: stage.holding[1].say(Pulse()))
-    assert stage.crew.states[2] is SeatState.DEAD
+    states = [stage.crew.states[2]]
     stage.is_broke = False
     loop.pass_s(2.0, lambda: stage.holding[1].say(Pulse()))
-    assert stage.crew.states[2] is SeatState.STARTING
+    states.append(stage.crew.states[2])
+    assert states == [SeatState.DEAD, SeatState.STARTING]
 
 
 def test_leaving_is_told_to_all_and_over_when_all_have(stage: Stage, loop: Clockwork) -> None:

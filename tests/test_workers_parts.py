@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.app import App, Shared
 from sidecar.configuration import Source, describe, load, text_of
-from sidecar.settings import Logs, Telemetry
+from sidecar.settings import Address, Logs, Telemetry
+from sidecar.shared_counts import SharedCounts, create
 from sidecar.telemetry.line_output import LineOutput
 from sidecar.telemetry.parent_page import ParentPage, worker_environ
 from sidecar.telemetry.resource import make_resource
@@ -22,8 +25,9 @@ from sidecar.workers.child import status_in_words
 from sidecar.workers.messages import About, Ask, Configure, Pulse, encode, for_parent, for_worker
 from sidecar.workers.number import usable_cores
 from sidecar.workers.pages import merged, merged_streams
-from tests.app_support import on_uvloop
+from tests.app_support import answering, ask, asked, on_uvloop, plain, settings_for, upstream_at
 from tests.departures import until
+from tests.observing import Counting
 
 # The line between parent and worker.
 
@@ -273,3 +277,26 @@ def test_no_write_tears_others_lines(lengths: list[int], is_shared: bool) -> Non
     for piece in pieces:
         assert piece.endswith(b"\n")
         assert not is_shared or len(piece) <= 4096 or piece.count(b"\n") == 1
+
+
+# An app that shares.
+
+
+@on_uvloop
+async def test_an_app_listens_where_it_is_told_and_leaves_the_path_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "shared.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    memory = create(1)
+    with listener, closing(SharedCounts(memory, 0)) as counts:
+        async with answering(plain(b"{}")) as upstream:
+            settings = settings_for(upstream_at(upstream.address), listen=Address(path=path))
+            for _ in range(2):  # one after the other, as a worker and its successor
+                app = App(settings, {}, observer=Counting(), shared=Shared(listener.dup(), counts, b""))
+                await app.start()
+                assert app.admin_port == 0
+                assert (await asked(app, ask(stream=False))).body == b"{}"
+                await app.close()
+                assert os.path.exists(path)
+    os.close(memory)

@@ -112,10 +112,10 @@ def group(leader: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                state, _, pgrp, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(pgrp) == leader and state not in "ZX":
+            if int(fields[2]) == leader and fields[0] not in "ZX":
                 found.append(int(entry.name))
     return found
 
