@@ -192,7 +192,7 @@ class SharedCounts:
         while (at := self._map.find(self._empty_row, start, end)) >= 0:
             beyond = (at - first) % size
             if not beyond:
-                row = (at - self._cells_at) // size
+                row: int = (at - self._cells_at) // size
                 self._map[_HEADER_BYTES + row * _KEY_BYTES : _HEADER_BYTES + (row + 1) * _KEY_BYTES] = key
                 return row
             start = at + size - beyond  # found across two rows

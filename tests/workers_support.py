@@ -36,7 +36,7 @@ class Sidecar:
     def printed(self) -> str:
         return self._log.read_text()
 
-    def says(self, pattern: str, times: int = 1) -> list[str]:
+    def says(self, pattern: str, times: int = 1) -> list[Any]:
         """What was printed and fits, once it is there so often."""
         until(
             lambda: len(re.findall(pattern, self.printed)) >= times or self.process.poll() is not None,
