@@ -1,7 +1,7 @@
 """The admin door: liveness, readiness, metrics and what is streaming right now.
 
 Owns its own thread and loop, so that it answers while the data loop is busy, and says so when that loop is stuck.
-Must not know the traffic door; it sees the data plane through one `DataPlane`.
+Must not know the traffic door; it sees the data plane, of one process or of several, through one `DataPlane`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     """Takes what the scraper accepts and gives the page and its content type; not in a loop."""
 
 logger = logging.getLogger("sidecar.admin")
+T = TypeVar("T")
 
 STUCK_AFTER_S: Final = 10.0
 """How long the data loop may go without a turn before the process is called dead."""
@@ -50,8 +51,8 @@ class DataPlane(Protocol):
     def silent_s(self) -> float:
         """Seconds since the data loop last turned."""
 
-    def ask(self) -> Future[list[dict[str, Any]]]:
-        """A description of every running stream, made in the data loop."""
+    def ask(self) -> Future[dict[str, Any]]:
+        """How many streams are ``active`` and a description of each, oldest first. TimeoutError where nobody knows."""
 
     def ask_to_drain(self) -> Future[Farewell]:
         """The hook: answered when the drain is over."""
@@ -164,17 +165,15 @@ class Admin:
 
     async def _streams(self, request: web.Request) -> web.StreamResponse:
         del request
-        streams = await self._described(self._plane.ask())
-        if streams is None:
-            return _silent()
-        return web.json_response({"active": len(streams), "streams": streams})
+        body = await self._described(self._plane.ask())
+        return _silent() if body is None else web.json_response(body)
 
     async def _upstreams(self, request: web.Request) -> web.StreamResponse:
         del request
         upstreams = await self._described(self._plane.ask_upstreams())
         return _silent() if upstreams is None else web.json_response({"upstreams": upstreams})
 
-    async def _described(self, asked: Future[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
+    async def _described(self, asked: Future[T]) -> T | None:
         """What the data loop answers; None where it does not in time."""
         try:
             async with asyncio.timeout(_SNAPSHOT_TIMEOUT_S):

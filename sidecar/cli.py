@@ -12,23 +12,24 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from sidecar import __version__, simulator
 from sidecar.app import App
-from sidecar.configuration import Loaded, apply_overrides, describe, for_upstream_url, load_file
+from sidecar.configuration import Source, describe, load_file, text_of
 from sidecar.descriptors import raise_limit
 from sidecar.drain import Word
 from sidecar.reload import FileWatch, Reloader
 from sidecar.secrets import SecretUnreadableError
 from sidecar.telemetry.line_output import LineOutput, redirect_logging
+from sidecar.workers import run_worker, run_workers, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sidecar.configuration import Loaded
     from sidecar.settings import Settings
 
 EXIT_BAD_CONFIGURATION = 2
@@ -64,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT or unix:///path (default 127.0.0.1:8080)")
     run.add_argument("--admin", metavar="ADDRESS", help="HOST:PORT or unix:///path (default 127.0.0.1:9090)")
     run.add_argument("--format", metavar="NAME", help="what clients are sent unless they ask: native or typed")
+    run.add_argument("--workers", metavar="N", help="so many processes, or auto: one for each core (default 1)")
     run.set_defaults(do=_run)
+
+    worker = commands.add_parser("worker")  # without a help text it is not listed: it is for the parent alone
+    for name in ("number", "listener", "counts", "control"):
+        worker.add_argument(f"--{name}", type=int, required=True)
+    worker.set_defaults(do=_work)
 
     check = commands.add_parser("check", help="check a configuration and show what it resolves to")
     check.add_argument("file", metavar="FILE")
@@ -76,27 +83,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(args: argparse.Namespace) -> Loaded:
-    if args.upstream:
-        return for_upstream_url(
-            args.upstream, environ=os.environ, listen=args.listen, admin=args.admin, format=args.format
-        )
-    loaded = load_file(args.config, environ=os.environ)
-    if loaded.settings is None:
-        return loaded
-    return apply_overrides(
-        loaded.settings, environ=os.environ, listen=args.listen, admin=args.admin, format=args.format
+def _source(args: argparse.Namespace) -> Source:
+    return Source(
+        upstream=args.upstream or "",
+        name=args.config or "",
+        text=text_of(args.config) if args.config else None,
+        listen=args.listen,
+        admin=args.admin,
+        format=args.format,
+        workers=args.workers,
     )
 
 
 def _run(args: argparse.Namespace) -> int:
     watch = FileWatch(args.config) if args.config else None
-    loaded = _load(args)
+    source = _source(args)
+    loaded = source.load(os.environ)
     if loaded.settings is None:
         sys.stderr.write(loaded.render_problems() + "\n")
         return EXIT_BAD_CONFIGURATION
+    workers = loaded.settings.workers or usable_cores()
     logs = loaded.settings.logs
-    lines = LineOutput(logs)
+    lines = LineOutput(logs, is_shared=workers > 1)
     redirect_logging(lines, logs.level)
     lines.start()
     sys.setswitchinterval(_SWITCH_S)
@@ -105,7 +113,9 @@ def _run(args: argparse.Namespace) -> int:
             logging.getLogger("sidecar").warning(warning)
         raise_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.settings, lines, partial(_load, args), watch))
+            if workers > 1:
+                return runner.run(run_workers(loaded.settings, source, watch, workers, os.environ))
+            runner.run(_serve(loaded.settings, lines, lambda: source.read_again().load(os.environ), watch))
     except (OSError, SecretUnreadableError, ValueError) as error:
         lines.close()  # before the last word, which then is the last
         sys.stderr.write(f"sidecar: {error}\n")
@@ -133,6 +143,11 @@ async def _serve(settings: Settings, lines: LineOutput, load: Callable[[], Loade
     finally:
         reloader.close()
         await app.close()
+
+
+def _work(args: argparse.Namespace) -> int:
+    sys.setswitchinterval(_SWITCH_S)
+    return run_worker(args.number, args.listener, args.counts, args.control)
 
 
 def _check(args: argparse.Namespace) -> int:

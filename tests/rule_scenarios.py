@@ -384,6 +384,15 @@ PROCESSES = [
         {"LlmSidecarCpuSaturated": told("ticket", f"{AT} uses 96.67% of the one core that it can use", **HERE)},
     ),
     Scenario("half a core is used", 20, cpu(25, 5)),
+    Scenario(
+        "three workers use half a core each",
+        20,
+        {
+            series: values
+            for worker in ("1", "2", "3")
+            for series, values in cpu(25, 5, {**PROCESS, "llm_sidecar_worker": worker}).items()
+        },
+    ),
     Scenario("another program uses a core", 20, cpu(50, 8, {**PROCESS, "instance": "other:9100"})),
     Scenario(
         "spans are dropped",

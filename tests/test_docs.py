@@ -23,6 +23,7 @@ from sidecar.gateway.connection import AWAITED_MOVES
 from sidecar.session import CLIENT_MOVES, REACTIONS, UPSTREAM_MOVES
 from sidecar.settings import Connections, Limits, Route, Settings, Timeouts
 from sidecar.units import format_size, parse_duration
+from sidecar.workers.seat import MOVES as WORKER_MOVES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -129,7 +130,8 @@ def test_the_table_of_codes_is_the_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "moves"), [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES), ("gate", GATE_MOVES)]
+    ("kind", "moves"),
+    [("upstream", UPSTREAM_MOVES), ("client", CLIENT_MOVES), ("gate", GATE_MOVES), ("worker", WORKER_MOVES)],
 )
 def test_the_moves_shown_are_the_legal_ones(kind: str, moves: dict[Enum, dict[Enum, Enum]]) -> None:
     expected = [

@@ -12,6 +12,8 @@ from k8s.pack.objectives import Group, Rule
 ENDED: Final = "llm_sidecar_streams_ended_total"
 WHERE: Final = "namespace, job, llm_sidecar_upstream"
 PROCESS: Final = "namespace, job, instance"
+WORKER: Final = f"{PROCESS}, llm_sidecar_worker"
+"""One process where an instance has several; where it has one, no series has the last label."""
 SIDECAR: Final = "llm_sidecar_streams_active"
 """Every sidecar has it from its first breath, and nobody else: what joins use to leave other programs out."""
 
@@ -129,7 +131,7 @@ def _saturation() -> list[Rule]:
             "10m",
             "ticket",
             f"histogram_quantile(0.99,\n"
-            f"  sum by ({PROCESS}, le) (rate(llm_sidecar_event_loop_lag_seconds_bucket[5m]))\n"
+            f"  sum by ({WORKER}, le) (rate(llm_sidecar_event_loop_lag_seconds_bucket[5m]))\n"
             f") > 0.05\n",
             f"{where}: one turn of the data loop in a hundred is {{{{ $value | humanizeDuration }}}} late",
         ),
@@ -137,7 +139,7 @@ def _saturation() -> list[Rule]:
             "LlmSidecarCpuSaturated",
             "10m",
             "ticket",
-            f"sum by ({PROCESS}) (rate(process_cpu_time_seconds_total[5m])) > 0.9\nand on ({PROCESS})\n  {SIDECAR}\n",
+            f"sum by ({WORKER}) (rate(process_cpu_time_seconds_total[5m])) > 0.9\nand on ({PROCESS})\n  {SIDECAR}\n",
             f"{where} uses {{{{ $value | humanizePercentage }}}} of the one core that it can use",
         ),
     ]

@@ -242,19 +242,28 @@ def _engine() -> Panels:
 
 
 def _processes() -> Panels:
-    each = "{{instance}}"
+    each = "{{instance}} {{llm_sidecar_worker}}"
     lag = "llm_sidecar_event_loop_lag_seconds"
     buffered = f"llm_sidecar_buffered_bytes{{{PROCESSES}}} / (llm_sidecar_buffered_limit_bytes{{{PROCESSES}}} > 0)"
     open_ones = f"llm_sidecar_connections{{{PROCESSES}}} / (llm_sidecar_connections_limit{{{PROCESSES}}} > 0)"
     of_sidecars = f"and on (job, instance) {SIDECAR}{{{PROCESSES}}}"
-    cpu = f"sum by (job, instance) (rate(process_cpu_time_seconds_total{{{PROCESSES}}}{RANGE})) {of_sidecars}"
-    memory = f"sum by (job, instance) (process_memory_usage_bytes{{{PROCESSES}}}) {of_sidecars}"
+    by = "job, instance, llm_sidecar_worker"
+    cpu = f"sum by ({by}) (rate(process_cpu_time_seconds_total{{{PROCESSES}}}{RANGE})) {of_sidecars}"
+    memory = f"sum by ({by}) (process_memory_usage_bytes{{{PROCESSES}}}) {of_sidecars}"
     return [
-        lines(Look("Event loop lag, p99", 5, "s"), Query(quantile(0.99, lag, "instance", PROCESSES), each), limit=0.05),
+        lines(
+            Look("Event loop lag, p99", 5, "s"),
+            Query(quantile(0.99, lag, "instance, llm_sidecar_worker", PROCESSES), each),
+            limit=0.05,
+        ),
         lines(Look("Share of its bytes held for slow clients", 5, "percentunit"), Query(buffered, each), limit=0.8),
         lines(Look("Share of its connections open", 5, "percentunit"), Query(open_ones, each), limit=0.9),
-        lines(Look("CPU, cores", 4), Query(cpu, each), limit=0.9),
-        lines(Look("Memory", 5, "bytes"), Query(memory, each)),
+        lines(Look("CPU, cores", 3), Query(cpu, each), limit=0.9),
+        lines(Look("Memory", 3, "bytes"), Query(memory, each)),
+        lines(
+            Look("Workers that answer", 3, "", "Only where an instance has several"),
+            Query(total("llm_sidecar_worker_up", "instance"), "{{instance}}"),
+        ),
     ]
 
 

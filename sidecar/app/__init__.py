@@ -5,6 +5,7 @@ Owns which parts there are. Must not hold a rule of its own: what a part does is
 
 from __future__ import annotations
 
-from sidecar.app.app import App
+from sidecar.app.app import App, Prepared
+from sidecar.app.listening import Shared
 
-__all__ = ["App"]
+__all__ = ["App", "Prepared", "Shared"]

@@ -13,14 +13,14 @@ import os
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sidecar.admin import Admin
 from sidecar.admission import Admission
 from sidecar.app.accepting import Accepting, backlog_warning
 from sidecar.app.changes import compare
 from sidecar.app.departure import Departure
-from sidecar.app.listening import bound_address, listening_socket
+from sidecar.app.listening import bound_address, open_listener, prepare_for
 from sidecar.app.plans import make_plan, secret_of
 from sidecar.app.watching import Watching, describe_upstreams, unready_route, upstreams_up
 from sidecar.certificates import ServerCertificate
@@ -29,7 +29,6 @@ from sidecar.gateway import CallerNames, ClientServer, Gateway
 from sidecar.gateway.caller import KEY_BYTES
 from sidecar.local_counts import LocalCounts
 from sidecar.streams import Streams
-from sidecar.subscribers import prepare_listener
 from sidecar.telemetry import names
 from sidecar.telemetry.assembly import assemble
 from sidecar.telemetry.telemetry import CLOSE_TIMEOUT_S as FLUSH_S
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sidecar.app.changes import Changes
+    from sidecar.app.listening import Shared
     from sidecar.drain import Doing, Farewell, Word
     from sidecar.gateway import Plan
     from sidecar.record import Observer
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sidecar.upstream import UpstreamPool
 
 logger = logging.getLogger("sidecar.app")
+T = TypeVar("T")
 
 CLOSE_TIMEOUT_S: Final = 5.0
 HURRIED_S: Final = 0.25
@@ -65,9 +66,10 @@ class App:
     """One process's data plane and its admin port.
 
     ``environ`` is where secrets and proxies are looked up; ``lines`` is where requests are logged, None for nowhere.
-    ``observer`` is told of every request in place of the telemetry that is configured. Raises SecretUnreadableError or
-    ValueError at construction for what can never work (an unset variable, a CA file that is none, an extra that is not
-    installed, more connections than descriptors).
+    ``observer`` is told of every request in place of the telemetry that is configured. With what is ``shared`` among
+    several processes it listens where it is told to, and has no admin port: whoever began it answers for it. Raises
+    SecretUnreadableError or ValueError at construction for what can never work (an unset variable, a CA file that is
+    none, an extra that is not installed, more connections than descriptors).
     """
 
     def __init__(
@@ -77,9 +79,11 @@ class App:
         lines: LineOutput | None = None,
         observer: Observer | None = None,
         content_bytes: int | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
+        self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
         self.telemetry = assemble(settings.telemetry, environ, self._clock, time.time_ns, self._gauges(), lines)
@@ -90,8 +94,8 @@ class App:
             observer=self.telemetry if observer is None else observer,
             content_bytes=self.telemetry.content_bytes if content_bytes is None else content_bytes,
         )
-        self.admission = Admission(LocalCounts(), self._clock)
-        callers = CallerNames(os.urandom(KEY_BYTES))
+        self.admission = Admission(LocalCounts() if shared is None else shared.counts, self._clock)
+        callers = CallerNames(os.urandom(KEY_BYTES) if shared is None else shared.caller_key)
         plan = make_plan(settings, environ)
         self._gateway = Gateway(plan, self.streams, self._clock, time.time, self.admission, callers)
         self._most_connections = most_connections(settings, current_limit())
@@ -109,7 +113,8 @@ class App:
         self._departure = Departure(self, lambda: self._settings, self._clock, self._loop)
         self._watching = Watching(self.streams, self._clock)
         page = self.telemetry.prometheus if self.telemetry.has_metrics else None
-        self._admin = Admin(settings.admin, self, secret_of(settings.admin_auth, environ), page)
+        auth = secret_of(settings.admin_auth, environ)
+        self._admin = Admin(settings.admin, self, auth, page) if shared is None else None
         self.address = settings.listen
         """Where the traffic port really listens, once started."""
 
@@ -140,16 +145,16 @@ class App:
         """Seconds since the data loop last turned."""
         return self._clock() - self.streams.last_turn_at
 
-    def ask(self) -> Future[list[dict[str, Any]]]:
+    def ask(self) -> Future[dict[str, Any]]:
         """A description of every running stream, made in the data loop. Safe to call from any thread."""
-        return self._asked(self.describe_streams)
+        return self._asked(lambda: {"active": len(self.streams), "streams": self.describe_streams()})
 
-    def _asked(self, describe: Callable[[], list[dict[str, Any]]]) -> Future[list[dict[str, Any]]]:
-        answer: Future[list[dict[str, Any]]] = Future()
+    def _asked(self, describe: Callable[[], T]) -> Future[T]:
+        answer: Future[T] = Future()
         self._loop.call_soon_threadsafe(self._answer, answer, describe)
         return answer
 
-    def _answer(self, answer: Future[list[dict[str, Any]]], describe: Callable[[], list[dict[str, Any]]]) -> None:
+    def _answer(self, answer: Future[T], describe: Callable[[], T]) -> None:
         if not answer.set_running_or_notify_cancel():
             return  # whoever asked has stopped waiting
         try:
@@ -173,12 +178,16 @@ class App:
 
     def ask_upstreams(self) -> Future[list[dict[str, Any]]]:
         """A description of every upstream, made in the data loop. Safe to call from any thread."""
-        return self._asked(lambda: describe_upstreams(self._gateway.plan, self._clock()))
+        return self._asked(self.describe_upstreams)
+
+    def describe_upstreams(self) -> list[dict[str, Any]]:
+        """What /upstreams shows."""
+        return describe_upstreams(self._gateway.plan, self._clock())
 
     @property
     def admin_port(self) -> int:
-        """The admin port really listened on."""
-        return self._admin.port
+        """The admin port really listened on; 0 where there is none."""
+        return 0 if self._admin is None else self._admin.port
 
     def pool(self, name: str) -> UpstreamPool:
         """The connections to one upstream."""
@@ -188,10 +197,10 @@ class App:
 
     async def start(self) -> None:
         """Listen. Raises OSError for an address that cannot be had."""
-        listener = listening_socket(self._settings.listen)
+        listener = open_listener(self._settings) if self._shared is None else self._shared.listener
         try:
-            prepare_listener(listener, _stall_timeout_s(self._settings))
-            self._admin.start()
+            if self._admin is not None:
+                self._admin.start()
             accepting = Accepting(
                 listener,
                 self._protocols,
@@ -203,7 +212,8 @@ class App:
             await accepting.start()
         except BaseException:
             listener.close()
-            self._admin.stop()
+            if self._admin is not None:
+                self._admin.stop()
             raise
         self.address = bound_address(listener, self._settings.listen)
         self._listener, self._server = listener, accepting
@@ -244,8 +254,9 @@ class App:
         time. ``afresh``: files of secrets and certificates are read again. Raises as construction does."""
         settings, changes = compare(self._settings, wanted)
         plan = make_plan(settings, self._environ, self._gateway.plan, afresh=afresh)
-        is_kept = settings.admin_auth == self._settings.admin_auth and not afresh
-        admin_auth = self._admin.auth if is_kept else secret_of(settings.admin_auth, self._environ)
+        admin_auth = None if self._admin is None else self._admin.auth
+        if self._admin is not None and (afresh or settings.admin_auth != self._settings.admin_auth):
+            admin_auth = secret_of(settings.admin_auth, self._environ)
         return Prepared(settings, changes, plan, admin_auth)
 
     def adopt(self, prepared: Prepared) -> Changes:
@@ -254,11 +265,12 @@ class App:
         settings, plan = prepared.settings, prepared.plan
         before, self._gateway.plan = self._gateway.plan, plan
         self._settings = settings
-        self._admin.auth = prepared.admin_auth
+        if self._admin is not None:
+            self._admin.auth = prepared.admin_auth
         self.streams.bound(settings.max_buffered_bytes)
         self._protocols.max_header_bytes = settings.max_header_bytes
         if self._listener is not None:
-            prepare_listener(self._listener, _stall_timeout_s(settings))
+            prepare_for(self._listener, settings)
         self._watching.follow(plan)
         kept = {target.pool for target in plan.targets.values()}
         for target in before.targets.values():
@@ -318,8 +330,9 @@ class App:
         await self._protocols.shutdown(HURRIED_S if is_hurried else CLOSE_TIMEOUT_S)
         # Every request has been told of by now.
         await asyncio.to_thread(self.telemetry.close, HURRIED_FLUSH_S if is_hurried else FLUSH_S)
-        await asyncio.to_thread(self._admin.stop)
-        if self._settings.listen.path:
+        if self._admin is not None:
+            await asyncio.to_thread(self._admin.stop)
+        if self._settings.listen.path and self._shared is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._settings.listen.path)
 
@@ -332,11 +345,6 @@ class Prepared:
     changes: Changes
     plan: Plan
     admin_auth: Secret | None
-
-
-def _stall_timeout_s(settings: Settings) -> float:
-    """The longest that any route's client may take nothing."""
-    return max(route.limits.stall_timeout_s for route in settings.routes)
 
 
 def _describe(stream: Stream, now: float) -> dict[str, Any]:

@@ -8,10 +8,36 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sidecar.subscribers import prepare_listener
+
 if TYPE_CHECKING:
-    from sidecar.settings import Address
+    from sidecar.ports import Counts
+    from sidecar.settings import Address, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the processes of one sidecar have together: the ``listener``, which belongs to none of them, the ``counts``
+    of streams, and the ``caller_key`` that callers' names are hashed with, so that all count the same ones."""
+
+    listener: socket.socket
+    counts: Counts
+    caller_key: bytes = field(repr=False)
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """The traffic port's socket, bound and set up; it does not listen yet. Raises OSError."""
+    listener = listening_socket(settings.listen)
+    prepare_for(listener, settings)
+    return listener
+
+
+def prepare_for(listener: socket.socket, settings: Settings) -> None:
+    """What is accepted from now on is set up as ``settings`` want it."""
+    prepare_listener(listener, max(route.limits.stall_timeout_s for route in settings.routes))
 
 
 def listening_socket(address: Address) -> socket.socket:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.settings import AwsSigning, SecretSource, Settings
+    from sidecar.upstream import UpstreamPool
 
 logger = logging.getLogger("sidecar.upstream")
 

@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from sidecar.configuration.description import describe
 from sidecar.configuration.problems import Loaded, Problem
-from sidecar.configuration.reading import apply_overrides, for_upstream_url, load, load_file
+from sidecar.configuration.reading import MOST_WORKERS, apply_overrides, for_upstream_url, load, load_file
+from sidecar.configuration.source import Source, text_of
 
-__all__ = ["Loaded", "Problem", "apply_overrides", "describe", "for_upstream_url", "load", "load_file"]
+__all__ = [
+    "MOST_WORKERS",
+    "Loaded",
+    "Problem",
+    "Source",
+    "apply_overrides",
+    "describe",
+    "for_upstream_url",
+    "load",
+    "load_file",
+    "text_of",
+]

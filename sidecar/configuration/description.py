@@ -33,6 +33,8 @@ def describe(settings: Settings) -> str:
         )
     if settings.max_streams or settings.callers.streams:
         lines.append(f"limits {', '.join(_limits(settings))}")
+    if settings.workers != 1:
+        lines.append(f"workers {settings.workers or 'auto, one for each core'}")
     lines += ["routes, the first that fits:", *map(_route_line, settings.routes)]
     lines += ["upstreams:", *(_upstream_line(upstream, settings) for upstream in settings.upstreams.values())]
     lines += [f"warning: {warning}" for warning in settings.warnings]

@@ -27,6 +27,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
         "mode",
         "drain",
         "connections",
+        "workers",
     ),
     "upstreams.*": (
         "url",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_DIGITS: Final = 7
+MOST_WORKERS: Final = 256
 
 
 def load_file(path: str, *, environ: Mapping[str, str]) -> Loaded:
@@ -75,6 +76,7 @@ def for_upstream_url(
     listen: str | None = None,
     admin: str | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
+    workers: str | None = None,
 ) -> Loaded:
     """The configuration of ``sidecar run --upstream URL``: one upstream, and one route for everything."""
     problems = Problems()
@@ -90,7 +92,7 @@ def for_upstream_url(
         credentials=Credentials(policy="client"),
     )
     settings = Settings({upstream.name: upstream}, (Route("default", (upstream.name,)),))
-    return apply_overrides(settings, environ=environ, listen=listen, admin=admin, format=format)
+    return apply_overrides(settings, environ=environ, listen=listen, admin=admin, format=format, workers=workers)
 
 
 def apply_overrides(
@@ -100,6 +102,7 @@ def apply_overrides(
     listen: str | None = None,
     admin: str | None = None,
     format: str | None = None,  # noqa: A002 - the option's name
+    workers: str | None = None,
 ) -> Loaded:
     """``settings`` with what the command line says instead; ``format`` is then every route's."""
     problems = Problems()
@@ -113,11 +116,21 @@ def apply_overrides(
         listen=_address(problems, "--listen", listen, settings.listen),
         admin=_address(problems, "--admin", admin, settings.admin),
         routes=routes,
+        workers=_workers(problems, workers, settings.workers),
     )
     _check_addresses(settings, lambda message: problems.add(0, "--admin", message))
     if problems.found:
         return problems.loaded("command line", None)
     return Loaded("command line", replace(settings, warnings=warnings_of(settings, environ)))
+
+
+def parse_workers(text: str) -> int:
+    """A number of processes; 0 for ``auto``."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= MOST_WORKERS:
+        raise ValueError(f"must be a number from 1 to {MOST_WORKERS}, or auto")
+    return int(text)
 
 
 def _read_root(root: Section) -> Settings:
@@ -144,6 +157,7 @@ def _read_root(root: Section) -> Settings:
         mode=root.choice("mode", ("egress", "ingress"), default.mode),
         drain=_read_drain(root.section("drain")),
         connections=_read_connections(root.section("connections")),
+        workers=root.checked("workers", parse_workers, default.workers),
     )
     _check_addresses(settings, lambda message: root.complain("admin", message))
     return settings
@@ -220,6 +234,13 @@ def _address(problems: Problems, option: str, text: str | None, default: Address
     if text is None:
         return default
     return _option(problems, option, text, parse_address) or default
+
+
+def _workers(problems: Problems, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    number = _option(problems, "--workers", text, parse_workers)
+    return default if number is None else number
 
 
 def _option(problems: Problems, option: str, text: str, parse_text: Callable[[str], T]) -> T | None:

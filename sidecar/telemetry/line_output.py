@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.telemetry.lines import LEVELS, process_line, stream_level, stream_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sidecar.settings import Logs
     from sidecar.telemetry.waiting import Waiting
@@ -32,16 +32,20 @@ class LineOutput(logging.Handler):
     """The one way to ``descriptor`` (standard error's): the process's own logging, and the lines of requests.
 
     `start` begins; `close` writes what is left, for a bounded time. ``dropped`` and ``written`` may be set to whoever
-    counts lines.
+    counts lines. Where the descriptor ``is_shared`` with other processes, no write is longer than a pipe takes whole,
+    unless one line is, so that nobody's lines are torn.
     """
 
-    def __init__(self, settings: Logs, descriptor: int = 2, queue_items: int = QUEUE_ITEMS) -> None:
+    def __init__(
+        self, settings: Logs, descriptor: int = 2, queue_items: int = QUEUE_ITEMS, *, is_shared: bool = False
+    ) -> None:
         super().__init__(LEVELS[settings.level])
         self.tells_streams = settings.streams
         self.dropped: Callable[[str, int], None] = _nobody_counts_dropped
         self.written: Callable[[int], None] = _nobody_counts_written
         self._format = settings.format
         self._descriptor = descriptor
+        self._is_shared = is_shared
         self._queue_items = queue_items
         self._queue: deque[str | Waiting] = deque()
         self._wake = threading.Event()
@@ -114,7 +118,7 @@ class LineOutput(logging.Handler):
             lost, self._lost = self._lost, 0
             if lost:
                 lines.append(self._loss(lost))
-            if self._write("\n".join([*lines, ""]).encode("utf-8", "backslashreplace")):
+            if all(map(self._write, self._pieces("\n".join([*lines, ""]).encode("utf-8", "backslashreplace")))):
                 self.written(len(items))
             else:
                 self.dropped("export_failed", len(items))
@@ -128,6 +132,15 @@ class LineOutput(logging.Handler):
     def _loss(self, items: int) -> str:
         said = {"name": __name__, "levelname": "WARNING", "msg": "%d log lines were dropped, since nobody read them"}
         return process_line(logging.makeLogRecord({**said, "args": (items,)}), self._format)
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """``data`` in whole lines, as many at once as others' cannot come between."""
+        while self._is_shared and len(data) > select.PIPE_BUF:
+            end = data.rfind(b"\n", 0, select.PIPE_BUF) + 1 or data.find(b"\n") + 1
+            yield data[:end]
+            data = data[end:]
+        if data:
+            yield data
 
     def _write(self, data: bytes) -> bool:
         """Whether it could be written. Where standard error is set not to block, waiting for it happens here."""

@@ -67,6 +67,7 @@ OUTCOME: Final = "llm_sidecar.outcome"
 STAGE: Final = "llm_sidecar.stage"
 PHASE: Final = "llm_sidecar.phase"
 SIGNAL: Final = "llm_sidecar.signal"
+WORKER: Final = "llm_sidecar.worker"
 REASON: Final = "llm_sidecar.reason"
 FORMAT: Final = "llm_sidecar.format"
 DIALECT: Final = "llm_sidecar.dialect"
@@ -124,6 +125,7 @@ BUFFERED_LIMIT: Final = "llm_sidecar.buffered.limit"
 CONNECTIONS: Final = "llm_sidecar.connections"
 CONNECTIONS_LIMIT: Final = "llm_sidecar.connections.limit"
 UPSTREAM_UP: Final = "llm_sidecar.upstream.up"
+WORKER_UP: Final = "llm_sidecar.worker.up"
 EVENT_LOOP_LAG: Final = "llm_sidecar.event_loop.lag"
 TELEMETRY_DROPPED: Final = "llm_sidecar.telemetry.dropped"
 TELEMETRY_EXPORTED: Final = "llm_sidecar.telemetry.exported"
@@ -252,6 +254,9 @@ _ATTRIBUTES: Final = (
         STAGE, "string", _METRIC, "`before_first_token` or `after_first_token`, of what did not complete; else absent"
     ),
     Attribute(PHASE, "string", _METRIC, "`request`: body read to upstream asked; `first_token`: decoded to handed on"),
+    Attribute(
+        WORKER, "string", _METRIC, "where there are several: the worker's number, or `parent`; on `/metrics` alone"
+    ),
     Attribute(SIGNAL, "string", _METRIC, "`traces`, `metrics` or `logs`"),
     Attribute(REASON, "string", _METRIC, "why it was dropped: `queue_full`, `export_failed` or `closed`"),
     Attribute(FORMAT, "string", _SERVER, "what the client was sent: `native` or `typed`"),
@@ -409,6 +414,7 @@ _METRICS: Final = (
     Metric(
         UPSTREAM_UP, "gauge", "{upstream}", "1 for an upstream that may be asked, 0 for one left alone", (UPSTREAM,)
     ),
+    Metric(WORKER_UP, "gauge", "{worker}", "Whether a worker answers, where there are several", (WORKER,)),
     Metric(EVENT_LOOP_LAG, "histogram", "s", "How late the data loop's turns were", (), LAG_SECONDS),
     Metric(TELEMETRY_DROPPED, "counter", "{item}", "Spans, points and log lines that were given up", (SIGNAL, REASON)),
     Metric(TELEMETRY_EXPORTED, "counter", "{item}", "Spans, points and log lines that were delivered", (SIGNAL,)),
