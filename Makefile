@@ -16,12 +16,13 @@ PHOENIX_STAMP := $(if $(filter Linux,$(shell uname -s)),$(PHOENIX)/phoenix.stamp
 BENCH_PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 $(PYTHON),$(shell $(python) -c \
 	'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) $(PYTHON))
 
-.PHONY: help demo test fuzz lint bench run-bench pack lock clean
+.PHONY: help demo test fuzz chaos lint bench run-bench pack lock clean
 
 help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
 	@echo "make test          lint, type check and all tests; ARGS='-k relay -x' goes to pytest"
 	@echo "make fuzz          broken and hostile bodies through every framing and dialect, for FUZZ_SECONDS (default 300)"
+	@echo "make chaos         failing upstreams, leaving clients, one oracle, for CHAOS_SECONDS (default 300; CHAOS_SEED=n)"
 	@echo "make lint          ruff and mypy alone"
 	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md (ROUNDS=n; QUICK=1: does it work?)"
 	@echo "make pack          generate rules, alerts and dashboard under k8s/ again"
@@ -36,6 +37,11 @@ test: lint $(PHOENIX_STAMP)
 
 fuzz: $(VENV)/dev.stamp
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
+
+chaos: CHAOS_SECONDS := $(or $(CHAOS_SECONDS),300)
+chaos: $(VENV)/dev.stamp
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -n 2 \
+		-o faulthandler_timeout=$$(($(CHAOS_SECONDS) + 120)) tests/chaos $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
