@@ -295,7 +295,7 @@ def test_the_native_programs_compile(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     build_native(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load", "collector"}
+    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load", "collector", "burst"}
 
 
 def test_the_line_measures_every_dialect_and_format() -> None:
