@@ -61,7 +61,12 @@ def make_wish(number: int, chance: random.Random, *, kind: str = "", version: st
     if got.is_typed:
         headers.append(("X-Stream-Format", "typed"))
     content = "x" * chance.choice([1, 10, 10, 40_000])
-    asked = {"model": "m", "stream": kind == "stream", "messages": [{"role": "user", "content": content}]}
+    asked = {
+        "model": "m",
+        "stream": kind == "stream",
+        "max_tokens": 999,
+        "messages": [{"role": "user", "content": content}],
+    }
     got.body = json.dumps(asked).encode()
     headers.append(("Content-Type", "application/json"))
     data = request("POST", language.path, got.body, headers, version=version)

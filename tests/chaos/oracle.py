@@ -35,8 +35,8 @@ class Witness(Counting):
         self.records[record.stream_id] = record
 
 
-def faults_of(ledger: Ledger, witness: Witness) -> Iterator[str]:
-    """Every rule that was broken."""
+def bugs_of(witness: Witness) -> Iterator[str]:
+    """What holds whoever the upstreams are: each request has one outcome, and none is a bug."""
     if witness.started_count != witness.ended_count:
         yield f"{witness.started_count} requests began and {witness.ended_count} ended"
     if witness.told_twice:
@@ -44,6 +44,11 @@ def faults_of(ledger: Ledger, witness: Witness) -> Iterator[str]:
     for record in witness.records.values():
         if record.outcome is Outcome.INTERNAL:
             yield f"a bug: {record}"
+
+
+def faults_of(ledger: Ledger, witness: Witness) -> Iterator[str]:
+    """Every rule that was broken."""
+    yield from bugs_of(witness)
     for got in ledger.got:
         sent = ledger.sent.get(got.number, [])
         for why in _faults_of_one(got, sent, witness.records):
@@ -190,6 +195,7 @@ def left_over(app: App) -> dict[str, int]:
         "watched clients": len(app.streams._watched),
         "client connections": len(app._protocols.connections),
     }
+    held["places"] = len(getattr(getattr(app, "admission", None), "_counts", ()))
     for name in app._settings.upstreams:
         held[f"active at {name}"] = app.pool(name).active
     return {what: count for what, count in held.items() if count}

@@ -9,7 +9,7 @@ import asyncio
 import random
 import socket
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,12 @@ class Round:
 def play(seed: int, visits: int) -> Round:
     """One round of so many client connections, on a loop of its own."""
     played = Round(seed)
+    on_a_loop_of_its_own(lambda: _play(played, visits), played)
+    return played
+
+
+def on_a_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, None]], played: Round) -> None:
+    """Do the work of a round; what it leaves of files and what reaches the loop's handler is noted."""
     unhandled: list[dict[str, Any]] = []
     uvloop.run(asyncio.sleep(0))  # the first loop of a process opens what no later one does
     files = open_files()
@@ -55,14 +61,13 @@ def play(seed: int, visits: int) -> Round:
     async def bounded() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
         async with asyncio.timeout(ROUND_TIMEOUT_S):
-            await _play(played, visits)
+            await work()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(bounded())
     if open_files() > files:
         played.broken.append(f"{open_files() - files} open files more than before")
     played.broken += [f"reached the loop's handler: {context}" for context in unhandled]
-    return played
 
 
 async def _play(played: Round, visits: int) -> None:
@@ -77,8 +82,9 @@ async def _play(played: Round, visits: int) -> None:
         addresses["dead"] = stack.enter_context(refusing())
         addresses["deaf"] = stack.enter_context(blackhole())
         app = await stack.enter_async_context(running(arrange(addresses, chance), observer=witness))
-        await _let_visit([Visitor(number, played.seed, app.address, ledger) for number in range(visits)], played)
-        await _settle(app, upstreams, played)
+        always = left_over(app)
+        await let_visit([Visitor(number, played.seed, app.address, ledger) for number in range(visits)], played)
+        await settle(app, always, upstreams, played)
     await _until_nothing_is_left(lambda: {"tasks": len(asyncio.all_tasks()) - tasks}, played)
     played.broken += faults_of(ledger, witness)
     played.faults = ledger.faults
@@ -89,7 +95,8 @@ async def _play(played: Round, visits: int) -> None:
             played.completed[f"{got.kind} {language} {got.format}"] += 1
 
 
-async def _let_visit(visitors: list[Visitor], played: Round) -> None:
+async def let_visit(visitors: list[Visitor], played: Round) -> None:
+    """All of them come, so many at once."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int, visitor: Visitor) -> None:
@@ -108,9 +115,11 @@ async def _all(work: Iterator[Coroutine[Any, Any, None]]) -> None:
             group.create_task(each)
 
 
-async def _settle(app: App, upstreams: list[ChaosUpstream], played: Round) -> None:
-    """Nobody is there any more: whatever was held for somebody goes."""
-    await _until_nothing_is_left(lambda: left_over(app), played)
+async def settle(app: App, always: dict[str, int], upstreams: list[ChaosUpstream], played: Round) -> None:
+    """Nobody is there any more: whatever was held for somebody goes, and what there is ``always`` remains."""
+    await _until_nothing_is_left(
+        lambda: {what: count - always.get(what, 0) for what, count in left_over(app).items()}, played
+    )
     for name in app._settings.upstreams:
         app.pool(name).sweep(float("inf"))
     await _until_nothing_is_left(
@@ -118,10 +127,12 @@ async def _settle(app: App, upstreams: list[ChaosUpstream], played: Round) -> No
     )
 
 
-async def _until_nothing_is_left(look: Any, played: Round) -> None:
+async def _until_nothing_is_left(look: Callable[[], dict[str, int]], played: Round) -> None:
+    """Until each figure has been zero once: a health check, say, takes a connection again and again."""
     loop = asyncio.get_running_loop()
     until = loop.time() + SETTLE_S
-    while left := {what: count for what, count in look().items() if count > 0}:
+    left = look()
+    while left := {what: count for what, count in look().items() if count > 0 and what in left}:
         if loop.time() > until:
             played.broken.append(f"still held {SETTLE_S:g} s after the last client has gone: {left}")
             return

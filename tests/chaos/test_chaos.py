@@ -38,7 +38,12 @@ def check(played: Round) -> None:
 def test_rounds_of_chaos(seed: int) -> None:
     until = time.monotonic() + SECONDS
     while True:
-        check(play(seed, VISITS))
+        try:
+            played = play(seed, VISITS)
+        except BaseException as error:
+            error.add_note(f"CHAOS_SEED={seed}")
+            raise
+        check(played)
         seed += 1
         if time.monotonic() >= until:
             return
