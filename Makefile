@@ -12,16 +12,20 @@ ARGS ?=
 PHOENIX := .venv-phoenix
 PHOENIX_STAMP := $(if $(filter Linux,$(shell uname -s)),$(PHOENIX)/phoenix.stamp)
 
+# llmock, an upstream for the tests: its pytest plugin and FastAPI are to be in nobody else's environment.
+LLMOCK := .venv-llmock
+
 # An optimised build, as the image has: distributions' are, pyenv's are not unless told to.
 BENCH_PYTHON ?= $(firstword $(foreach python,/usr/bin/python3 $(PYTHON),$(shell $(python) -c \
 	'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))) $(PYTHON))
 
-.PHONY: help demo test fuzz lint bench run-bench pack lock clean
+.PHONY: help demo test fuzz chaos lint bench run-bench pack lock clean
 
 help:
 	@echo "make demo          stream one answer through simulator and sidecar, then stay until Ctrl-C (ONCE=1: end after it)"
 	@echo "make test          lint, type check and all tests; ARGS='-k relay -x' goes to pytest"
 	@echo "make fuzz          broken and hostile bodies through every framing and dialect, for FUZZ_SECONDS (default 300)"
+	@echo "make chaos         failing upstreams, leaving clients, one oracle, for CHAOS_SECONDS (default 300; CHAOS_SEED=n)"
 	@echo "make lint          ruff and mypy alone"
 	@echo "make bench         reproduce the comparisons of benchmarks/RESULTS.md (ROUNDS=n; QUICK=1: does it work?)"
 	@echo "make pack          generate rules, alerts and dashboard under k8s/ again"
@@ -31,11 +35,16 @@ help:
 demo: $(VENV)/runtime.stamp
 	@$(BIN)/python -m sidecar.demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
 
-test: lint $(PHOENIX_STAMP)
+test: lint $(PHOENIX_STAMP) $(LLMOCK)/llmock.stamp
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 fuzz: $(VENV)/dev.stamp
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),300) $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
+
+chaos: CHAOS_SECONDS := $(or $(CHAOS_SECONDS),300)
+chaos: $(VENV)/dev.stamp $(LLMOCK)/llmock.stamp
+	CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -n 2 \
+		-o faulthandler_timeout=$$(($(CHAOS_SECONDS) + 120)) tests/chaos $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -73,6 +82,11 @@ $(PHOENIX)/phoenix.stamp: requirements/phoenix.txt
 		&& $(PHOENIX)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/phoenix.txt \
 		&& touch $@ || echo "Phoenix cannot be installed here: the tests that need it will say so." >&2
 
+$(LLMOCK)/llmock.stamp: requirements/llmock.txt
+	@$(PYTHON) -m venv --clear $(LLMOCK) \
+		&& $(LLMOCK)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/llmock.txt \
+		&& touch $@ || echo "llmock cannot be installed here: the tests that need it will say so." >&2
+
 pack: $(VENV)/dev.stamp
 	$(BIN)/python -m k8s.pack
 
@@ -87,7 +101,9 @@ lock:
 		requirements/bench.in -o requirements/bench.txt
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
 		requirements/phoenix.in -o requirements/phoenix.txt
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header \
+		requirements/llmock.in -o requirements/llmock.txt
 
 clean:
-	rm -rf $(VENV) .venv-bench $(PHOENIX) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench $(PHOENIX) $(LLMOCK) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

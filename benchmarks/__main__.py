@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks import burst
 from benchmarks.budget import Results
 from benchmarks.cancel import STREAMS, measure_or_reason, subjects
 from benchmarks.certificates import make_certificate
 from benchmarks.line import measure_line
-from benchmarks.loads import LOADS, LONG, LONG_PARTS, TELEMETRY_LOADS, Load, measure, quick
+from benchmarks.loads import CONNECTIONS, LOADS, LONG, LONG_PARTS, TELEMETRY_LOADS, Load, measure, quick
 from benchmarks.machine import ROOT, BenchmarkError, build_native, raise_open_files
 from benchmarks.proxies import OURS, PROXIES, Certificate
 from benchmarks.report import line_table, report
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from benchmarks.loads import Sample
 
 RESULTS: Final = ROOT / "benchmarks" / "RESULTS.md"
-PARTS: Final = (*(load.name for load in LOADS), "flat", "telemetry", "cancel")
+PARTS: Final = (*(load.name for load in LOADS), "flat", "telemetry", "connections", "burst", "cancel")
 _ROUNDS: Final = 5
 _QUICK_CANCEL_STREAMS: Final = 20
 _EXIT_CANNOT_RUN: Final = 2
@@ -61,6 +62,10 @@ class Bench:
                 self._flatness()
             elif part == "telemetry":
                 self._telemetry()
+            elif part == "connections":
+                self._connections()
+            elif part == "burst":
+                self._bursts()
             else:
                 self.results.loads[part] = self._rounds(loads[part], self.proxies)
 
@@ -94,6 +99,19 @@ class Bench:
         """On and off take turns, whatever proxies were asked for: they are ours both."""
         for load in TELEMETRY_LOADS:
             self.results.loads[load.name] = self._rounds(load, list(VARIANTS))
+
+    def _connections(self) -> None:
+        """Once for each of ours: it takes a minute, and is compared with nobody."""
+        names = [name for name in self.proxies if name in OURS]
+        load = quick(CONNECTIONS) if self._is_quick else CONNECTIONS
+        _tell(f"{load.title}: {', '.join(names)}")
+        self.results.loads[load.name] = take_turns(names, 1, lambda name: self._sample(name, load), _tell)
+
+    def _bursts(self) -> None:
+        size = burst.QUICK if self._is_quick else burst.FULL
+        _tell(f"{size.requests} requests at once against a limit of {size.limit}: {self.rounds} rounds")
+        with tempfile.TemporaryDirectory(dir=self._folder) as own:
+            self.results.bursts = burst.measure_bursts(size, self.rounds, self._folder, Path(own), _tell)
 
     def _departures(self) -> None:
         streams = _QUICK_CANCEL_STREAMS if self._is_quick else STREAMS

@@ -16,6 +16,7 @@ from benchmarks.telemetry import OFF, ON
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.burst import Bursts
     from benchmarks.cancel import Row
 
 Verdict = Literal["goal", "floor", "missed", "not measured"]
@@ -33,6 +34,9 @@ class Results:
 
     departures: dict[str, Row] = field(default_factory=dict)
     """By subject: a proxy's name, perhaps with ", TLS"."""
+
+    bursts: Bursts | None = None
+    """Requests at once, against a limit."""
 
     missing: dict[str, str] = field(default_factory=dict)
     """Why a proxy was left out, by its name."""

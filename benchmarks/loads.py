@@ -38,7 +38,8 @@ _GRACE_S: Final = 60.0
 @dataclass(frozen=True, slots=True)
 class Load:
     """Streams of ``tokens``, one each ``interval_us`` (0: as fast as they go) after ``first_token_us``, over
-    ``connections``, for ``seconds`` or until ``streams`` have ended (0: no such end)."""
+    ``connections``, for ``seconds`` or until ``streams`` have ended (0: no such end). The first requests are spread
+    over ``spread_s``, or as `stagger_ms` says."""
 
     name: str
     title: str
@@ -48,10 +49,13 @@ class Load:
     connections: int
     seconds: float
     streams: int = 0
+    spread_s: float = 0.0
 
     @property
     def stagger_ms(self) -> float:
-        """How long the first requests are spread: one stream's length, at most half the time."""
+        """How long the first requests are spread, where it is not set: one stream's length, at most half the time."""
+        if self.spread_s:
+            return self.spread_s * 1e3
         one_stream_ms = (self.first_token_us + self.tokens * self.interval_us) / 1e3
         return 0.0 if self.connections == 1 else min(one_stream_ms, self.seconds * 500)
 
@@ -97,6 +101,9 @@ IDLE: Final = Load("idle", "3,000 streams at 1 token/s", 60, 1_000_000, 0, 3000,
 LONG: Final = Load("long", "one stream of 100,000 tokens", 100_000, 100, 0, 1, 120.0, 1)
 LONG_PARTS: Final = Load("parts", "100 streams of 1,000 tokens", 1_000, 100, 0, 1, 120.0, 100)
 
+CONNECTIONS: Final = Load("connections", "5,000 streams at 1 token/s", 60, 1_000_000, 0, 5000, 75.0, spread_s=10.0)
+"""All of them are open for a minute and more; each ends whole within it, and is followed by another."""
+
 TELEMETRY: Final = replace(PACED, name="telemetry", title=f"Telemetry on and off, {PACED.title}")
 SPANS: Final = Load("spans", "Telemetry on and off, 250 streams a second: 500 spans/s", 20, 20_000, 50_000, 118, 10.0)
 """A stream takes 50 ms to its first token and 380 ms more to its last; the run's beginning and end have fewer."""
@@ -113,20 +120,23 @@ def quick(load: Load) -> Load:
         "spans": (20, 20, 3.0),
         "short": (8, 32, 1.5),
         "idle": (60, 300, 4.0),
+        "connections": (3, 500, 5.0),
         "long": (10_000, 1, 30.0),
     }
     tokens, connections, seconds = smaller.get(load.name, (load.tokens, load.connections, 30.0))
-    return replace(load, tokens=tokens, connections=connections, seconds=seconds, streams=min(load.streams, 10))
+    spread_s = min(load.spread_s, 1.0)
+    few = min(load.streams, 10)
+    return replace(load, tokens=tokens, connections=connections, seconds=seconds, streams=few, spread_s=spread_s)
 
 
 def measure(proxy: Proxy, load: Load, programs: Path, folder: Path) -> Sample:
     """One run of ``load`` through ``proxy``, everything started fresh. Raises BenchmarkError when it cannot be had."""
     options = (str(load.tokens), str(load.interval_us), str(load.first_token_us))
     with contextlib.ExitStack() as others:
-        upstream_port = others.enter_context(_native("upstream", options, programs, folder))
+        upstream_port = others.enter_context(native("upstream", options, programs, folder))
         if proxy.program is None:
             return _loaded(load, None, upstream_port, (), programs)
-        collector_port = others.enter_context(_native("collector", (), programs, folder)) if proxy.exports else 0
+        collector_port = others.enter_context(native("collector", (), programs, folder)) if proxy.exports else 0
         ports = Ports(free_port(), upstream_port, free_port(), collector_port)
         launch = proxy.launch(proxy.find() or proxy.program, ports, folder)
         log = folder / f"{proxy.name}.log"
@@ -139,7 +149,7 @@ def measure(proxy: Proxy, load: Load, programs: Path, folder: Path) -> Sample:
 
 
 @contextlib.contextmanager
-def _native(name: str, options: tuple[str, ...], programs: Path, folder: Path) -> Iterator[int]:
+def native(name: str, options: tuple[str, ...], programs: Path, folder: Path) -> Iterator[int]:
     """One of our own servers, on the load's core; gives its port."""
     log = folder / f"{name}.log"
     with running(load_core(), [str(programs / name), *options], log):

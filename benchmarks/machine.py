@@ -51,11 +51,11 @@ def raise_open_files() -> int:
 
 
 def build_native(folder: Path) -> None:
-    """Compile ``upstream``, ``load`` and ``collector`` into ``folder``. Raises BenchmarkError without a C compiler."""
+    """Compile every program of ``native`` into ``folder``. Raises BenchmarkError without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise BenchmarkError("no C compiler (cc, gcc or clang): the load generator cannot be built")
-    for name in ("upstream", "load", "collector"):
+    for name in ("upstream", "load", "collector", "burst"):
         made = subprocess.run(
             [compiler, "-O2", "-o", str(folder / name), str(_NATIVE / f"{name}.c")],
             capture_output=True,

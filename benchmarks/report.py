@@ -5,11 +5,14 @@ Owns how results are written down. Must not know how they were measured.
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.budget import BUDGET
+from benchmarks.burst import MOST_MS_FROM_HEAD, MOST_TIMES_BARE
+from benchmarks.burst import OURS as BURST_OURS
 from benchmarks.cancel import PHASES, WAYS, render_cell
-from benchmarks.loads import LOADS, TELEMETRY_LOADS
+from benchmarks.loads import CONNECTIONS, LOADS, TELEMETRY_LOADS
 from benchmarks.machine import describe
 from benchmarks.proxies import OURS, PROXIES, version
 from benchmarks.telemetry import BY_DEFAULT, OFF, ON, VARIANTS
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from benchmarks.budget import Line, Results
+    from benchmarks.burst import Bursts
     from benchmarks.loads import Load
     from benchmarks.rounds import Rounds
 
@@ -132,6 +136,44 @@ def telemetry_part(title: str, rounds: Rounds) -> str:
     return f"## {title}\n\n{load_table(rounds, {})}\n{said}Median of token latency's p99s on and off: {p99s} µs.\n"
 
 
+def connections_part(rounds: Rounds) -> str:
+    """The table, and how much of its core each took."""
+    said = []
+    for name in rounds.samples:
+        cpu_us, rate = rounds.median(name, "cpu_us_per_token"), rounds.median(name, "tokens_per_s")
+        if cpu_us is not None and rate is not None:
+            said.append(f"{name} took {cpu_us * rate / 1e4:.0f} % of its core")
+    return f"## {CONNECTIONS.title} for a minute\n\n{load_table(rounds, {})}\nOf the whole run: {', '.join(said)}.\n"
+
+
+def burst_part(bursts: Bursts) -> str:
+    """A burst a line, and what the last refusal took against a server that does nothing but refuse."""
+    size = bursts.size
+    rows = [
+        [name, *map(number, (one.served, one.refused, one.lost, one.over_ms, one.from_head_ms))]
+        for name, taken in bursts.taken.items()
+        for one in taken
+    ]
+    ratios = bursts.ratios
+    verdict = f"{number(statistics.median(ratios))} × of {_few(ratios)}" if ratios else _ABSENT
+    slowest = max((one.from_head_ms or 0.0 for one in bursts.taken[BURST_OURS]), default=None)
+    said = (
+        f"Last refusal, ours ÷ bare aiohttp's: median {verdict}; at most {MOST_TIMES_BARE:g} × is wanted.\n"
+        f"Slowest from a request's head to its refusal: {number(slowest)} ms of at most {MOST_MS_FROM_HEAD:g}.\n"
+    )
+    told = [
+        f"## {size.requests:,} requests at once against `max_streams: {size.limit}`\n",
+        table(["server", "served", "refused", "lost", "last refusal ms", "slowest from its head ms"], rows),
+        said,
+        *([f"Not all was measured: {_cell(bursts.reason)}\n"] if bursts.reason else []),
+    ]
+    return "\n".join(told)
+
+
+def _few(ratios: Sequence[float]) -> str:
+    return ", ".join(number(each) for each in sorted(ratios))
+
+
 def _measured(results: Results) -> list[Load]:
     return [load for load in TELEMETRY_LOADS if load.name in results.loads]
 
@@ -168,6 +210,10 @@ def report(results: Results, proxies: Sequence[str], rounds: int, *, is_quick: b
     for name, title in (("long", "One stream of 100,000 tokens"), ("parts", "100 streams of 1,000 tokens")):
         if name in results.flatness:
             parts.append(f"## {title}\n\n" + load_table(results.flatness[name], {}))
+    if CONNECTIONS.name in results.loads:
+        parts.append(connections_part(results.loads[CONNECTIONS.name]))
+    if results.bursts is not None:
+        parts.append(burst_part(results.bursts))
     if any(results.departures.values()):
         parts.append("## From the client's close to the upstream's closing, median / worst, ms\n\n" + _DEPARTURES)
         parts.append(departure_table(results))

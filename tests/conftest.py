@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests import llmock_server
 from tests.phoenix_server import Phoenix, is_installed, running_phoenix
 
 STREAMS_VARIABLE = "SIDECAR_STREAMS"
@@ -41,6 +42,13 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
         _lacking("Arize Phoenix is not installed: `make test` does that, on Linux and with a package index in reach")
     with running_phoenix(tmp_path_factory.mktemp("phoenix")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def llmock_installed() -> None:
+    """Skips where llmock is not installed (fails with CI=true)."""
+    if not llmock_server.is_installed():
+        _lacking("llmock is not installed: `make test` does that, with a package index in reach")
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,11 @@ import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.budget import BUDGET, Line, Results
+from benchmarks.burst import Burst, Bursts
 from benchmarks.cancel import PHASES, WAYS, Cell, Row, render_cell, slowest
 from benchmarks.departures import Departure
 from benchmarks.line import DIALECTS, FORMATS, measure_line
-from benchmarks.loads import LOADS, LONG, PACED, SPANS, TELEMETRY_LOADS, Sample, quick
+from benchmarks.loads import CONNECTIONS, LOADS, LONG, PACED, SPANS, TELEMETRY_LOADS, Sample, quick
 from benchmarks.machine import BenchmarkError, build_native
 from benchmarks.proxies import (
     PROXIES,
@@ -97,7 +98,7 @@ def test_first_requests_are_spread_over_a_stream_but_at_most_half_the_time() -> 
 
 
 def test_a_quick_load_is_smaller_and_otherwise_the_same() -> None:
-    for load in (*LOADS, *TELEMETRY_LOADS, LONG):
+    for load in (*LOADS, *TELEMETRY_LOADS, CONNECTIONS, LONG):
         small = quick(load)
         assert (small.name, small.interval_us, small.title) == (load.name, load.interval_us, load.title)
         assert small.tokens * small.connections * small.seconds < load.tokens * load.connections * load.seconds
@@ -217,6 +218,38 @@ def test_the_report_tells_what_telemetry_costs_and_which_setting_the_others_have
     assert "| telemetry | ours as by default" in text
 
 
+TOLD_OF_BURST = {
+    "served": {"count": 1000, "over_ms": 1200.0},
+    "refused": {"count": 997, "over_ms": 240.0},
+    "answered": 1999,
+    "lost": 1,
+    "broken_off": 2,
+}
+
+
+def test_a_burst_loses_what_was_neither_served_to_its_end_nor_refused() -> None:
+    assert Burst.of(TOLD_OF_BURST, 3.5) == Burst(1000, 997, 1 + 2 + 2, 240.0, 3.5)
+
+
+def test_the_report_tells_connections_and_bursts() -> None:
+    ours, bare = [Burst(1000, 1000, 0, 240.0, 3.0), Burst(1000, 1000, 0, 300.0, 5.0)], [Burst(0, 2000, 0, 200.0)] * 2
+    bursts = Bursts(taken={"native": ours, "bare aiohttp": bare}, reason="the | ended")
+    results = Results({"connections": Rounds({"native": [SAMPLE]})}, bursts=bursts)
+    text = report(results, ["native"], 2, is_quick=False)
+    assert "## 5,000 streams at 1 token/s for a minute" in text
+    assert "Of the whole run: native took 40 % of its core." in text
+    assert "| native | 1,000 | 1,000 | 0 | 300 | 5.00 |" in text
+    assert "median 1.35 × of 1.20, 1.50; at most 1.5 × is wanted." in text
+    assert "5.00 ms of at most 50." in text
+    assert "Not all was measured: the / ended" in text
+
+
+def test_the_load_of_connections_is_whole_and_open_for_a_minute() -> None:
+    stream_s = CONNECTIONS.tokens * CONNECTIONS.interval_us / 1e6
+    assert CONNECTIONS.stagger_ms == 10_000
+    assert CONNECTIONS.seconds - CONNECTIONS.spread_s >= stream_s == 60
+
+
 def test_the_load_of_spans_ends_250_streams_a_second() -> None:
     stream_s = (SPANS.first_token_us + (SPANS.tokens - 1) * SPANS.interval_us) / 1e6
     assert SPANS.connections * (SPANS.seconds - 1.5 * stream_s) / stream_s / SPANS.seconds == pytest.approx(
@@ -295,7 +328,7 @@ def test_the_native_programs_compile(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     build_native(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load", "collector"}
+    assert {file.name for file in tmp_path.iterdir()} == {"upstream", "load", "collector", "burst"}
 
 
 def test_the_line_measures_every_dialect_and_format() -> None:
