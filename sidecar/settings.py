@@ -127,7 +127,7 @@ class UpstreamTls:
 class HealthCheck:
     """How an upstream is asked whether it is up: ``path``, every ``interval_s``. Any status below 500 within
     ``timeout_s`` says yes; it takes ``unhealthy_after`` failures in a row to be down, ``healthy_after`` answers to be
-    up again."""
+    up again. A ``path`` of "" is no check."""
 
     path: str = "/health"
     interval_s: float = 5.0
@@ -367,5 +367,6 @@ class Settings:
     warnings: tuple[str, ...] = field(default=())
 
     def check_of(self, upstream: Upstream) -> HealthCheck | None:
-        """How this upstream is checked: as it says, else in ingress mode by the default check."""
-        return upstream.health or (HealthCheck() if self.mode == "ingress" else None)
+        """How this upstream is checked: as it says, else in ingress mode by the default check; None for not at all."""
+        check = upstream.health or (HealthCheck() if self.mode == "ingress" else None)
+        return check if check is not None and check.path else None

@@ -203,7 +203,9 @@ async def test_pages_may_read_answers_and_errors(origins: tuple[str, ...]) -> No
         for data in (ask(headers=[origin]), ask(headers=[origin, ("X-Stream-Format", "no")])):
             reply = await asked(app, data)
             assert reply.header("Access-Control-Allow-Origin") == (PAGE if origins == (PAGE,) else "*")
-            assert reply.header("Access-Control-Expose-Headers") == "X-Stream-Id, X-Stream-Format, Retry-After"
+            assert reply.header("Access-Control-Expose-Headers") == (
+                "X-Stream-Id, X-Stream-Format, Retry-After, RateLimit, RateLimit-Policy"
+            )
         reply = await asked(app, ask(headers=[("Origin", "https://evil.example.com")]))
         assert reply.header("Access-Control-Allow-Origin") == (None if origins == (PAGE,) else "*")
 

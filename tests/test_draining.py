@@ -13,7 +13,7 @@ import pytest
 from sidecar.app import App
 from sidecar.drain import State, Word
 from sidecar.errors import Outcome
-from sidecar.settings import Address, Drain, SecretSource
+from sidecar.settings import Address, Drain, HealthCheck, SecretSource
 from tests.app_support import (
     CHAT,
     LAST_CHUNK,
@@ -37,13 +37,14 @@ from tests.departures import until
 from tests.upstream_support import Peer, Server, serving, turns
 
 FRAMES = openai_frames("a", "b")
+UNCHECKED = {"health": HealthCheck(path="")}
 SOON = Drain(delay_s=0.05, timeout_s=30.0)
 LATER = Drain(delay_s=30.0, timeout_s=30.0)
 TYPED = [("X-Stream-Format", "typed")]
 
 
 def ingress(server: Server, drain: Drain) -> AbstractAsyncContextManager[App]:
-    return before(server.address, mode="ingress", drain=drain)
+    return before(server.address, mode="ingress", upstream=UNCHECKED, drain=drain)
 
 
 async def admin(app: App, method: str, path: str, headers: list[tuple[str, str]] | None = None) -> Reply:
@@ -87,7 +88,7 @@ def finish(peer: Peer) -> None:
 async def test_a_hook_lets_the_last_stream_end_and_refuses_more() -> None:
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=SOON) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=SOON) as app,
         client_of(app) as client,
         client_of(app) as late,
     ):
@@ -120,8 +121,8 @@ async def test_within_the_delay_requests_are_taken_and_connections_are_not_kept(
     async with (
         answering(plain(b"{}")) as upstream,
         serving() as server,
-        before(upstream.address, mode="ingress", drain=LATER) as app,
-        before(server.address, mode="ingress", drain=LATER) as slow,
+        before(upstream.address, mode="ingress", upstream=UNCHECKED, drain=LATER) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=LATER) as slow,
         client_of(slow) as waiting,
     ):
         await waiting.send(ask())
@@ -147,7 +148,7 @@ async def test_what_is_left_at_the_deadline_is_told(format_name: str) -> None:
     drain = Drain(delay_s=0.0, timeout_s=0.2)
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=drain) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=drain) as app,
         client_of(app) as client,
     ):
         peer = await streaming(client, server, headers=[("X-Stream-Format", format_name)])
@@ -214,7 +215,7 @@ async def test_whoever_has_nothing_under_way_ends_at_once() -> None:
 async def test_a_second_signal_waits_no_longer() -> None:
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=LATER) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=LATER) as app,
         client_of(app) as client,
     ):
         await streaming(client, server)
@@ -229,7 +230,7 @@ async def test_a_second_signal_waits_no_longer() -> None:
 async def test_plain_requests_and_uploads_are_waited_for() -> None:
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=SOON) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=SOON) as app,
         client_of(app) as plainly,
         client_of(app) as uploading,
         client_of(app) as sending,
@@ -263,7 +264,7 @@ async def test_a_body_that_is_not_there_at_the_deadline_makes_no_stream() -> Non
     drain = Drain(delay_s=0.0, timeout_s=0.1)
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=drain) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=drain) as app,
         client_of(app) as client,
     ):
         whole = ask(text="x" * 50_000)
@@ -296,10 +297,10 @@ async def test_a_tail_that_has_yet_to_leave_is_waited_for() -> None:
 
 @on_uvloop
 async def test_idle_connections_are_closed_when_refusing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.app.app.PARTING_S", 0.0)
+    monkeypatch.setattr("sidecar.gateway.client_server.IDLE_GRACE_S", 0.0)
     async with (
         answering(plain(b"{}")) as upstream,
-        before(upstream.address, mode="ingress", drain=SOON) as app,
+        before(upstream.address, mode="ingress", upstream=UNCHECKED, drain=SOON) as app,
         client_of(app) as client,
     ):
         reply = await client.ask(ask(stream=False))
@@ -333,13 +334,13 @@ async def test_the_log_says_why_and_how(caplog: pytest.LogCaptureFixture) -> Non
     drain = Drain(delay_s=0.0, timeout_s=0.05)
     async with (
         serving() as server,
-        before(server.address, mode="ingress", drain=drain) as app,
+        before(server.address, mode="ingress", upstream=UNCHECKED, drain=drain) as app,
         client_of(app) as client,
     ):
         await streaming(client, server)
         await hook(app)
         app.tell(Word.STOP, "SIGTERM")
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [line for record in caplog.records if not (line := record.getMessage()).startswith("up to ")]
     assert len(lines) == 4
     assert "/drain, ingress mode, 1 active, up 0 s" in lines[0]
     assert "no more requests are taken, 1 active" in lines[1]

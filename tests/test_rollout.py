@@ -23,7 +23,7 @@ EGRESS = "mode: egress\ndrain: {timeout: 20s}\n"
 
 
 def before(upstream: Model) -> str:
-    return f"upstreams: {{llm: {{url: 'http://{upstream.address}', proxy: none}}}}\n"
+    return f"upstreams: {{llm: {{url: 'http://{upstream.address}', proxy: none, health: none}}}}\n"
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class App:
         shared: Shared | None = None,
     ) -> None:
         self._settings = settings
-        self._environ = environ
+        self._environ = lambda: environ  # a closure, which no repr of what is kept here prints
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
@@ -253,10 +253,10 @@ class App:
         """All that ``wanted`` needs and is not there yet. Safe to call from another thread than the loop's, one at a
         time. ``afresh``: files of secrets and certificates are read again. Raises as construction does."""
         settings, changes = compare(self._settings, wanted)
-        plan = make_plan(settings, self._environ, self._gateway.plan, afresh=afresh)
+        plan = make_plan(settings, self._environ(), self._gateway.plan, afresh=afresh)
         admin_auth = None if self._admin is None else self._admin.auth
         if self._admin is not None and (afresh or settings.admin_auth != self._settings.admin_auth):
-            admin_auth = secret_of(settings.admin_auth, self._environ)
+            admin_auth = secret_of(settings.admin_auth, self._environ())
         return Prepared(settings, changes, plan, admin_auth)
 
     def adopt(self, prepared: Prepared) -> Changes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from sidecar.configuration.yaml_tree import Scalar
 from sidecar.settings import Circuit, HealthCheck
 
 if TYPE_CHECKING:
@@ -18,9 +19,12 @@ _COUNT: Final = re.compile(r"[0-9]{1,4}")
 
 
 def read_health(upstream: Section) -> HealthCheck | None:
-    """How it is checked; None where nothing is said of that."""
+    """How it is checked; None where nothing is said of that, and no path for the word none."""
     if "health" not in upstream:
         return None
+    node = upstream.node("health")
+    if isinstance(node, Scalar) and node.text == "none":
+        return HealthCheck(path="")
     section, default = upstream.section("health"), HealthCheck()
     return HealthCheck(
         path=section.checked("path", _path, default.path),
