@@ -84,7 +84,8 @@ class Proxy:
 
 
 def sidecar_settings(ports: Ports, tls: Certificate | None) -> dict[str, object]:
-    """The sidecar's configuration: one upstream, nothing tuned. With ``tls``, TLS towards both sides."""
+    """The sidecar's configuration: one upstream, nothing tuned; no line for each stream, since none of the others writes
+    an access log here. With ``tls``, TLS towards both sides."""
     scheme = "https" if tls else "http"
     upstream: dict[str, object] = {"url": f"{scheme}://127.0.0.1:{ports.upstream}"}
     settings: dict[str, object] = {
@@ -92,6 +93,7 @@ def sidecar_settings(ports: Ports, tls: Certificate | None) -> dict[str, object]
         "admin": f"127.0.0.1:{ports.spare}",
         "upstreams": {"llm": upstream},
         "routes": [{"name": "all", "upstreams": ["llm"]}],
+        "logs": {"streams": False},
     }
     if tls:
         upstream["tls"] = {"ca_file": str(tls.certificate)}
