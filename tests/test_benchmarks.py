@@ -215,7 +215,7 @@ def test_the_report_tells_what_telemetry_costs_and_which_setting_the_others_have
     text = report(Results({"telemetry": paced, "spans": spans}), ["native"], 3, is_quick=False)
     assert "CPU/token on ÷ off: median 1.12 of 1.04, 1.12, 1.20." in text
     assert "Median of token latency's p99s on and off: 2,500 and 2,000 µs." in text
-    assert "| telemetry | ours as by default" in text
+    assert "| telemetry | metrics are kept" in text
 
 
 TOLD_OF_BURST = {
