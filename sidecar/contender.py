@@ -10,7 +10,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.answer import choose, choose_within
+from sidecar.answer import choose, choose_within, judge
 from sidecar.deadlines import NEVER, Deadlines
 from sidecar.dialects import OPAQUE
 from sidecar.errors import Failure, FrameTooLargeError
@@ -59,9 +59,9 @@ class Contest:
         """The one contender; None where there is none, or there are two."""
         return self._contenders[0] if len(self._contenders) == 1 else None
 
-    def enter(self, attempt: Attempt[Any]) -> Contender:
-        """One more is asked."""
-        contender = Contender(self, attempt)
+    def enter(self, attempt: Attempt[Any], *, is_beside: bool = False) -> Contender:
+        """One more is asked; ``is_beside``: along with another."""
+        contender = Contender(self, attempt, is_beside=is_beside)
         self._contenders.append(contender)
         return contender
 
@@ -119,11 +119,13 @@ class Contender:
     """The sink of one upstream's answer until it is the client's, or nobody's."""
 
     __slots__ = (
+        "_answer",
         "_contest",
         "_dialing",
         "_has_ended",
         "_head",
         "_held",
+        "_is_beside",
         "_is_out",
         "_is_whole",
         "_relay",
@@ -137,9 +139,10 @@ class Contender:
         "upstream_status",
     )
 
-    def __init__(self, contest: Contest, attempt: Attempt[Any]) -> None:
+    def __init__(self, contest: Contest, attempt: Attempt[Any], *, is_beside: bool = False) -> None:
         self._contest = contest
         self.attempt = attempt
+        self._is_beside = is_beside
         self.exchange: Exchange | None = None
         self.deadlines = Deadlines(attempt.target.upstream.timeouts, contest.stream.session.received_at)
         self.sent_at: float | None = None
@@ -148,6 +151,7 @@ class Contender:
         self.held_bytes = 0
         self._held: list[bytes] = []
         self._head: ResponseHead
+        self._answer: Answer
         self._relay: BodyRelay
         self._session: Session
         self._dialing: Cancellable | None = None
@@ -156,6 +160,11 @@ class Contender:
         self._is_whole = False
 
     # Towards the upstream, called by the door.
+
+    @property
+    def is_wanted(self) -> bool:
+        """It may yet be the client's answer."""
+        return not self._is_out
 
     def dialing(self, task: Cancellable) -> None:
         """A connection is being made: it is called off where it is wanted no more."""
@@ -225,7 +234,7 @@ class Contender:
         if not is_awaited or speaks is None or speaks.name in _UNKNOWN or head.status >= HTTPStatus.BAD_REQUEST:
             self._commit()
             return
-        self._relay = answer.relay
+        self._answer, self._relay = answer, answer.relay
 
     def _trial(self, head: ResponseHead) -> Answer:
         """How this would be passed on, into nothing. Raises Failure as `choose` does."""
@@ -261,7 +270,7 @@ class Contender:
         if self._has_said_something:
             self._commit()
         elif session.upstream_error is not None:
-            _, said = self._relay.finish(None, now)
+            _, said = judge(self._answer, None, now)
             assert said is not None  # noqa: S101 - it is that error
             self._fail_or_tell(said, now)
         elif self._relay.is_terminated or self.held_bytes > stream.route.limits.buffer_bytes:
@@ -276,7 +285,7 @@ class Contender:
         """The body is whole. One that says nothing at all is an answer too, if it is whole by its own marks."""
         now = self._contest.stream.now()
         self._has_ended = self._is_whole = True
-        _, failure = self._relay.finish(None, now)
+        _, failure = judge(self._answer, None, now)
         if failure is None or self._has_said_something:
             self._commit()
         else:
@@ -287,6 +296,9 @@ class Contender:
         self.exchange = None
         if not may_resend:
             self.attempt.failed(failure, self._contest.stream.now())
+        elif self._is_beside:  # whoever sends again does so where it sent first, which is another's place
+            self.attempt.dropped()
+            may_resend = False
         self._is_out = True
         self._contest.lost(self, failure, may_resend=may_resend)
 

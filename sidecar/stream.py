@@ -152,6 +152,8 @@ class Stream(Asking):
             self.fail(Failure("internal", "the sidecar failed on this stream"))
             raise
         if self._log.held:
+            if session.first_sent_at is None and session.first_content_at is not None:
+                self._tell_health(None, now)  # of the upstream, whom a slow client is no fault of
             self._bound_buffer()
         elif session.first_sent_at is None and session.first_content_at is not None:
             session.first_sent_at = self._clock()
@@ -371,6 +373,7 @@ class Stream(Asking):
                 self._announce(failure.outcome, failure)
             else:
                 self.failure = failure
+                self.may_resend = False
                 self._settle()
 
     def _stop_upstream(self) -> None:
@@ -394,6 +397,8 @@ class Stream(Asking):
         self._let_go()
         if self.permit is not None:
             self.permit.release()
+        if self._attempt is not None:
+            self._attempt.dropped()
         self._streams.ended(self)
         self._settle()
 

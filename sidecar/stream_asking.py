@@ -137,12 +137,13 @@ class Asking(Placed):
 
     def _tell_health(self, failure: Failure | None, now: float) -> None:
         """What came of asking: an answer, or ``failure`` before there was content in it. Heard once."""
-        if self._attempt is None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
             return
         if failure is None:
-            self._attempt.answered(self.upstream_status or 0, now)
+            attempt.answered(self.upstream_status or 0, now)
         else:
-            self._attempt.failed(failure, now)
+            attempt.failed(failure, now)
 
     def _settle(self) -> None:
         if not self.settled.done():

@@ -71,11 +71,14 @@ class Placed(Timed):
 
     @property
     def is_preemptible(self) -> bool:
-        """It has had no token. What bears none that can be read counts from its head."""
+        """It has had no token. What bears none that can be read counts from its head, but not from one that is sent
+        before any upstream has answered."""
         answer = self.answer
         if self.session.upstream not in _BEFORE_TOKENS or self._verdict is not None or self.session.outcome is not None:
             return False
-        return answer is None or (answer.dialect is not None and answer.dialect.name not in UNKNOWN)
+        if answer is None or self._contest is not None:
+            return True
+        return answer.dialect is not None and answer.dialect.name not in UNKNOWN
 
     def preempt(self, failure: Failure) -> None:
         """Its place is another's: the upstream is dropped now, the client told."""

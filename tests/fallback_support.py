@@ -54,6 +54,8 @@ BEFORE_CONTENT: dict[str, Act] = {
     "error_in_one_read": says(SSE_HEAD + chunk(ROLE) + chunk(ERROR) + chunk(b"data: [DONE]\n\n") + LAST_CHUNK),
     "pings_only": says(SSE_HEAD, chunk(b": ping\n\n"), then="silence"),
     "half_a_frame": says(SSE_HEAD, chunk(b'data: {"choices"')),
+    "clean_end_in_a_frame": says(SSE_HEAD, chunk(b'data: {"choices"'), LAST_CHUNK),
+    "clean_end_behind_garbage": says(SSE_HEAD, chunk(b'data: {"choices": [nonsense\n'), LAST_CHUNK),
 }
 
 

@@ -336,6 +336,27 @@ async def test_a_stream_whose_head_went_out_is_told_that_it_is_preempted() -> No
         await people.is_served(*high)
 
 
+@pytest.mark.parametrize("format_name", ["native", "typed"])
+@on_uvloop
+async def test_an_answer_that_began_before_its_upstreams_is_preempted_until_it_has_a_token(format_name: str) -> None:
+    routes = [replace(route, commit="request") for route in classes(preempt=True)]
+    async with crowd(routes=routes, max_streams=1) as people:
+        headers = [*of_class("low")["headers"], ("X-Stream-Format", format_name)]
+        low, peer = await people.runs(headers=headers)
+        high, other = await people.runs(**of_class("high"))
+        await peer.lost()
+        reply = await low.reply()
+        assert (reply.status, b"preempted" in reply.body) == (200, True)
+        await people.is_served(high, other)
+        headers = [*of_class("low")["headers"], ("X-Stream-Format", format_name)]
+        low, peer = await people.runs(headers=headers)
+        peer.send(FIRST_TOKEN)
+        await low.head()
+        assert await low.chunk()
+        assert b"overloaded" in (await asked(people.app, ask(**of_class("high")))).body
+        peer.reset()
+
+
 async def _chunks(client: Client) -> AsyncIterator[bytes]:
     while data := await client.chunk():
         yield data

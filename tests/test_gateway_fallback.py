@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import Outcome
+from sidecar.relay import Relay
 from sidecar.settings import Retry, Timeouts
 from tests.app_support import LAST_CHUNK, SSE_HEAD, Reply, ask, asked, before, chunk, on_uvloop, plain, stream
 from tests.fallback_support import (
@@ -16,6 +17,7 @@ from tests.fallback_support import (
     ERROR,
     GOOD,
     GOOD_BODY,
+    ROLE,
     Act,
     acting,
     nobody,
@@ -305,3 +307,22 @@ async def test_what_the_stream_says_of_the_request_asks_nobody_else() -> None:
         reply = await asked(app, ask())
         assert (reply.status, reply.json()["error"]["code"], second.requests) == (502, "upstream_error", [])
         assert ERROR not in reply.body
+
+
+@pytest.mark.parametrize("commit", MODES)
+@FORMATS
+@on_uvloop
+async def test_a_bug_at_the_very_end_of_a_body_is_told(
+    format_name: str, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(Relay, "finish", broken)
+    async with (
+        acting(says(SSE_HEAD, chunk(ROLE), LAST_CHUNK, then="go on")) as first,
+        before(first.address, route={"commit": commit}) as app,
+    ):
+        reply = await asked(app, in_format(format_name))
+        assert reply.status == (500 if commit == "first_content" else 200)
+        assert app.streams.outcomes == {Outcome.INTERNAL: 1}

@@ -12,12 +12,14 @@ import pytest
 from sidecar.app import App
 from sidecar.contender import Contest
 from sidecar.errors import Outcome
-from sidecar.settings import Retry, Timeouts
+from sidecar.gateway import sending
+from sidecar.health import State
+from sidecar.settings import Circuit, Retry, Timeouts
 from tests.app_support import LAST_CHUNK, SSE_HEAD, Client, Headers, ask, before, chunk, on_uvloop, plain
 from tests.departures import DEPARTURES, blackhole, connected, leave, until
 from tests.fallback_support import BUSY, GOOD, GOOD_BODY, ROLE, nobody
 from tests.observing import Observing
-from tests.upstream_support import Peer, Server, serving
+from tests.upstream_support import Peer, Server, serving, turns
 
 FORMATS = pytest.mark.parametrize("format_name", ["native", "typed"])
 MODES = pytest.mark.parametrize("commit", ["headers", "first_content", "request"])
@@ -323,3 +325,64 @@ async def _pieces(client: Client) -> AsyncIterator[bytes]:
         yield piece
     assert piece is not None
     yield piece
+
+
+@on_uvloop
+async def test_a_winner_whose_client_leaves_before_content_gives_its_trial_back() -> None:
+    async with hedged("headers", upstream={"circuit": Circuit(failures=2)}) as (app, first, second):
+        health = app._gateway.plan.targets["second"].health
+        health.state = State.HALF_OPEN
+        async with connected(app) as client:
+            _, peer = await both_asked(client, first, second)
+            peer.send(SSE_HEAD)
+            await client.head()
+            assert health.state is State.TRIAL
+        await until(lambda: len(app.streams) == 0)
+        await turns(3)
+        assert (health.state, health._admitted) == (State.HALF_OPEN, 0)
+
+
+async def keep_idle(app: App) -> None:
+    """The second upstream has a connection that has been used before."""
+    connection = await app.pool("second").dial()
+    connection.idle_since, connection.is_reused = asyncio.get_running_loop().time(), True
+    app.pool("second").give_back(connection)
+
+
+@on_uvloop
+async def test_a_hedge_on_a_dead_connection_asks_nobody_for_the_first_again() -> None:
+    """The first has failed by then: its place and its word are given back."""
+    limits = {"circuit": Circuit(failures=9), "max_streams": 1}
+    async with hedged("first_content", upstream=limits) as (app, first, second), connected(app) as client:
+        healths = [app._gateway.plan.targets[name].health for name in ("llm", "second")]
+        await keep_idle(app)
+        one, other = await both_asked(client, first, second)
+        one.reset()
+        await until(lambda: app.pool("llm").active == 0)
+        other.reset()
+        reply = await client.reply()
+        assert (reply.status, len(first.peers), len(second.peers)) == (502, 1, 1)
+        assert [health._admitted for health in healths] == [0, 0]
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+@on_uvloop
+async def test_a_hedge_that_is_wanted_no_more_by_the_time_it_begins(
+    is_idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[Any] = []
+    monkeypatch.setattr(sending, "_plan_hedge", lambda *given: planned.append(given))
+    async with hedged("headers") as (app, first, second), connected(app) as client:
+        if is_idle:
+            await keep_idle(app)
+        await client.send(ask())
+        peer = await first.peer()
+        await peer.request()
+        (stream,) = app.streams
+        # Both in one turn: the hedge's time has come, and the client leaves.
+        sending._start_hedge(*planned[0])
+        stream.client_gone()
+        await until(lambda: app.streams.tasks == 0)
+        await peer.lost()
+        assert app.pool("second").active == 0
+        assert [bytes(each.data) for each in second.peers] == [b""] * is_idle

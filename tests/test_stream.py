@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from sidecar.errors import Failure, Outcome
+from sidecar.fallback import Attempt
 from sidecar.settings import Limits, Timeouts
 from sidecar.streams import SWEEP_INTERVAL_S
 from tests.core_support import DONE, RESET, Promise, Rig, chunk
@@ -432,3 +434,51 @@ def test_shutdown_before_an_answer_is_the_doors_to_tell(phase: str) -> None:
     assert (rig.code, rig.outcome, is_settled(rig)) == ("shutting_down", None, True)
     rig.stream.give_up(cast("Failure", rig.stream.failure))
     rig.assert_settled()
+
+
+class Told:
+    """Counts what health is told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def succeeded(self, now: float) -> None:
+        self.words.append("succeeded")
+
+    def failed(self, failure: Failure, now: float) -> None:
+        self.words.append(failure.code)
+
+    def untold(self) -> None:
+        self.words.append("untold")
+
+
+def attempt_of(health: Told) -> Attempt[Any]:
+    return Attempt(cast("Any", SimpleNamespace(health=health)))
+
+
+def test_health_hears_of_content_though_the_client_is_behind() -> None:
+    health, rig = Told(), Rig(capacity=1)
+    assert rig.stream.begin(rig.upstream, attempt_of(health))
+    rig.stream.sent(rig.exchange)
+    rig.client.is_ready = False
+    rig.open().feed(chunk())
+    assert health.words == ["succeeded"]
+    rig.stream.client_gone()
+    assert health.words == ["succeeded"]
+
+
+def test_health_hears_that_nothing_came_of_a_stream_that_is_over() -> None:
+    health, rig = Told(), Rig()
+    assert rig.stream.begin(rig.upstream, attempt_of(health))
+    rig.stream.sent(rig.exchange)
+    rig.open()
+    rig.stream.client_gone()
+    assert health.words == ["untold"]
+
+
+def test_a_shutdown_leaves_nothing_to_send_again() -> None:
+    rig = Rig().send()
+    rig.stream.on_fail(RESET, may_resend=True)
+    rig.stream.shut_down()
+    assert rig.stream.failure is not None
+    assert (rig.stream.failure.code, rig.stream.may_resend) == ("shutting_down", False)

@@ -166,7 +166,8 @@ class Gateway:
             elif inquiry.plan.is_limited and (turn := self._pace.turn()) is not None:
                 await turn
                 self._raise_failure(stream)
-            await serve(stream, inquiry, self._streams)
+            if stream.session.outcome is None:  # else its client left while it waited
+                await serve(stream, inquiry, self._streams)
         except asyncio.CancelledError:
             stream.client_gone()
             raise

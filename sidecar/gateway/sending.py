@@ -140,11 +140,13 @@ def _start_hedge(
     attempt = attempts.claim(stream.now(), beside=only.attempt.target)
     if attempt is not None:
         stream.attempts += 1
-        streams.spawn(_hedge(stream, inquiry, attempt.target, contest.enter(attempt)), "hedge")
+        streams.spawn(_hedge(stream, inquiry, attempt.target, contest.enter(attempt, is_beside=True)), "hedge")
 
 
 async def _hedge(stream: Stream, inquiry: Inquiry, target: Target, contender: Contender) -> None:
     """Send the request to one more; what comes of it is heard by the stream."""
+    if not contender.is_wanted:
+        return  # another has answered, or the client left, in the turn in which this was begun
     try:
         connection = target.pool.take()
         if connection is None:

@@ -198,4 +198,5 @@ def left_over(app: App) -> dict[str, int]:
     held["places"] = len(getattr(getattr(app, "admission", None), "_counts", ()))
     for name in app._settings.upstreams:
         held[f"active at {name}"] = app.pool(name).active
+        held[f"untold to the health of {name}"] = app._gateway.plan.targets[name].health._admitted
     return {what: count for what, count in held.items() if count}

@@ -120,11 +120,13 @@ async def settle(app: App, always: dict[str, int], upstreams: list[ChaosUpstream
     await _until_nothing_is_left(
         lambda: {what: count - always.get(what, 0) for what, count in left_over(app).items()}, played
     )
-    for name in app._settings.upstreams:
-        app.pool(name).sweep(float("inf"))
-    await _until_nothing_is_left(
-        lambda: {f"connections at {upstream.name}": upstream.open_connections for upstream in upstreams}, played
-    )
+
+    def open_connections() -> dict[str, int]:
+        for name in app._settings.upstreams:
+            app.pool(name).sweep(float("inf"))  # each time: every health check leaves another idle one behind
+        return {f"connections at {upstream.name}": upstream.open_connections for upstream in upstreams}
+
+    await _until_nothing_is_left(open_connections, played)
 
 
 async def _until_nothing_is_left(look: Callable[[], dict[str, int]], played: Round) -> None:
