@@ -53,6 +53,7 @@ class Launch:
         self, source: Source, instance: str, descriptors: Mapping[str, int], environ: Mapping[str, str]
     ) -> None:
         self._caller_key = os.urandom(_CALLER_KEY_BYTES)
+        self._began = source
         self.source = source
         self.instance = instance
         self.descriptors = descriptors
@@ -72,7 +73,7 @@ class Launch:
 
     def configure(self, number: int, *, afresh: bool = False) -> Configure:
         """What the worker in this seat is told to serve."""
-        return Configure(self.source, f"{self.instance}-{number}", self._caller_key, afresh)
+        return Configure(self.source, self._began, f"{self.instance}-{number}", self._caller_key, afresh)
 
 
 class Crew:
@@ -96,7 +97,7 @@ class Crew:
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self._rounds = Rounds(loop)
         self._on_first_ready = on_first_ready
-        self._was_ready = self._is_ending = self._is_draining = False
+        self._was_ready = self._is_ending = self._is_draining = self._is_hidden = False
         self._error = ""
         self._began_at = self._ticked_at = self._clock()
         self.turned_at = self._began_at
@@ -117,6 +118,8 @@ class Crew:
         """Why no worker takes requests; "" where one does."""
         if self._is_ending:
             return "shutting down"
+        if self._is_hidden:
+            return "draining"
         told = [seat.told.not_ready for seat in self._seats.values() if seat.state is SeatState.READY]
         return "no worker is ready" if not told else "" if "" in told else told[0]
 
@@ -141,9 +144,11 @@ class Crew:
         for number in asked:
             self._tell(number, Ask(question, about, accept))
 
-    def drain(self, done: Callable[[Mapping[int, str]], None], deadline_s: float) -> None:
-        """Have every worker drain as the hook has it, and whoever takes a seat from now on."""
-        self._is_draining = True
+    def drain(self, done: Callable[[Mapping[int, str]], None], deadline_s: float, *, hides: bool) -> None:
+        """Have every worker drain as the hook has it, and whoever takes a seat from now on. ``hides``: nobody is to
+        take them for ready meanwhile, a worker that has only just begun neither."""
+        if not self._is_draining:
+            self._is_draining, self._is_hidden = True, hides
         self.ask(About.DRAIN, "", done, deadline_s)
 
     def reconfigure(self, source: Source, *, afresh: bool) -> None:
