@@ -108,7 +108,10 @@ def test_a_bad_file_changes_nobody_and_a_successor_serves_what_the_others_do(tmp
         sidecar.says("logs: stays as it was until a restart")
         write("routes: [{name: all, upstreams: [nobody]}]\n")
         sidecar.process.send_signal(signal.SIGHUP)
-        sidecar.says("the configuration stays as it is")
+        sidecar.says("the configuration stays as it is: 1 problems")
+        write(f"{TYPED}max_streams: 100000000\n")  # more than there are descriptors for: no successor could start
+        sidecar.process.send_signal(signal.SIGHUP)
+        sidecar.says("the configuration stays as it is: max_streams: ")
         os.kill(sidecar.workers(2)[1], signal.SIGKILL)
         sidecar.workers(3)
         assert formats(sidecar) == {1: "typed", 2: "typed"}
@@ -175,9 +178,11 @@ def test_the_hook_in_egress_mode_is_answered_at_once_and_nothing_is_refused(tmp_
 
 @pytest.mark.parametrize("text", ["", INGRESS], ids=["egress", "ingress"])
 def test_the_streams_of_all_workers_end_by_themselves_after_sigterm(tmp_path: Path, text: str) -> None:
-    with served(tmp_path, text, tokens=300) as (sidecar, _):
+    with served(tmp_path, text, tokens=600) as (sidecar, _):
         streams = on_both(sidecar)
         sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.says("asked to leave: SIGTERM", 2)
+        assert sidecar.streams()["active"] == len(streams)
         for stream in streams:
             got = stream.rest()
             assert got.endswith(LAST_CHUNK)
