@@ -84,8 +84,8 @@ class Proxy:
 
 
 def sidecar_settings(ports: Ports, tls: Certificate | None) -> dict[str, object]:
-    """The sidecar's configuration: one upstream, nothing tuned; no line for each stream, since none of the others writes
-    an access log here. With ``tls``, TLS towards both sides."""
+    """The sidecar's configuration: one upstream, nothing tuned; no line for each stream, since none of the others
+    writes an access log here. With ``tls``, TLS towards both sides."""
     scheme = "https" if tls else "http"
     upstream: dict[str, object] = {"url": f"{scheme}://127.0.0.1:{ports.upstream}"}
     settings: dict[str, object] = {

@@ -88,6 +88,7 @@ class Reloader(Generic[Prepared]):
         self._watch = watch
         self._loop = loop
         self._wake = threading.Event()
+        self._adopted = threading.Event()
         self._is_asked = self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="sidecar-reload", daemon=True)
 
@@ -104,6 +105,7 @@ class Reloader(Generic[Prepared]):
         """Look no more. A read that hangs is left to itself."""
         self._is_closing = True
         self._wake.set()
+        self._adopted.set()
 
     def _run(self) -> None:
         while not self._is_closing:
@@ -142,11 +144,16 @@ class Reloader(Generic[Prepared]):
         except (OSError, SecretUnreadableError, ValueError) as error:
             logger.error("the configuration stays as it is: %s", error)  # noqa: TRY400 - the message names the source
             return
+        self._adopted.clear()
         if not self._is_closing:
             self._loop.call_soon_threadsafe(self._adopt, prepared)
+            self._adopted.wait()  # the next one is made from this one, and not from the one before
 
     def _adopt(self, prepared: Prepared) -> None:
-        tell(self._process.adopt(prepared))
+        try:
+            tell(self._process.adopt(prepared))
+        finally:
+            self._adopted.set()
 
 
 def tell(changes: Changes) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -403,6 +404,40 @@ def reloading(file: Path, process: Taken, patch: pytest.MonkeyPatch) -> Iterator
         yield reloader
     finally:
         reloader.close()
+
+
+class Slow(Taken):
+    """Tells how many were prepared when it takes one over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared = 0
+        self.seen: list[int] = []
+
+    def prepare(self, wanted: Settings, *, afresh: bool) -> tuple[Settings, bool]:
+        self.prepared += 1
+        return super().prepare(wanted, afresh=afresh)
+
+    def adopt(self, prepared: tuple[Settings, bool]) -> Changes:
+        self.seen.append(self.prepared)
+        return super().adopt(prepared)
+
+
+@on_uvloop
+async def test_each_reload_is_made_from_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(text("2KiB"))
+    process = Slow()
+    with reloading(file, process, monkeypatch) as reloader:
+        reloader.ask()
+        while not process.prepared:
+            time.sleep(0.001)  # the loop stands still, and takes nothing over
+        reloader.ask()
+        time.sleep(0.1)
+        await until(lambda: len(process.taken) == 2)
+    assert process.seen == [1, 2]
+    reloader._thread.join(10.0)
+    assert not reloader._thread.is_alive()
 
 
 def text(header: str) -> str:

@@ -127,6 +127,8 @@ def test_streams_are_told_of_the_end(tmp_path: Path, number: int) -> None:
         for stream in streams:
             stream.until(b"event: token")
         os.killpg(sidecar.process.pid, number)  # all processes, as a terminal does, and some supervisors
+        sidecar.says("waiting for those that are active", 2)
+        os.killpg(sidecar.process.pid, number)
         for stream in streams:
             got = stream.rest()
             assert got.endswith(LAST_CHUNK)
@@ -145,7 +147,7 @@ def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
         sidecar.says("SIGTERM: workers are told to stop")
         until(lambda: other not in group(sidecar.process.pid), "the end of the worker that can stop")
         assert sidecar.process.poll() is None
-        assert sidecar.get("/readyz") == (503, "not accepting requests\n")
+        assert sidecar.get("/readyz") == (503, "shutting down\n")
         assert sidecar.stop() == 1
         assert group(sidecar.process.pid) == []
 
@@ -170,7 +172,9 @@ def test_a_unix_socket_is_left_by_nobody_but_the_parent(tmp_path: Path) -> None:
         sidecar.workers(3)
         stream = Stream(sidecar)
         stream.until(b"data: ")
-        assert sidecar.stop() == 0
+        sidecar.process.send_signal(signal.SIGTERM)
+        sidecar.says("waiting for those that are active", 2)
+        assert sidecar.stop() == 0  # told twice, it waits for nobody
         assert not stream.rest().endswith(LAST_CHUNK)
         assert not path.exists()
 

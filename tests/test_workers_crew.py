@@ -325,10 +325,35 @@ def test_leaving_has_a_deadline_and_a_shorter_one_when_told_twice(stage: Stage, 
     assert not stage.holding[2].is_killed
     stage.crew.leave("SIGTERM", 30.0)
     assert stage.holding[2].told[-2:] == [Leave("SIGTERM")] * 2
-    loop.pass_s(5.1)
+    loop.pass_s(4.0)
+    stage.crew.leave("SIGTERM", 30.0)  # which gives it no more time
+    loop.pass_s(1.1)
     assert stage.holding[2].is_killed
     stage.holding[2].exit(SIGKILL)
     assert (stage.crew.over.done(), stage.crew.were_all_clean) == (True, False)
+
+
+def test_who_is_leaving_is_asked_too(stage: Stage) -> None:
+    stage.ready()
+    stage.crew.leave("SIGTERM", 30.0)
+    answers: list[Mapping[int, str]] = []
+    stage.crew.ask(About.STREAMS, "", answers.append)
+    (question,) = {each.number for puppet in stage.holding.values() for each in puppet.told if isinstance(each, Ask)}
+    stage.holding[1].say(Answer(question, "[]"))
+    assert answers == []
+    stage.holding[2].exit(0)
+    assert answers == [{1: "[]"}]
+
+
+def test_a_successor_in_a_drain_is_not_taken_for_ready(stage: Stage, loop: Clockwork) -> None:
+    stage.ready()
+    stage.crew.drain(lambda answers: None, 60.0, hides=True)
+    stage.holding[1].exit(SIGKILL)
+    loop.pass_s(1.0)
+    stage.ready(1)
+    stage.pulse()
+    assert isinstance(stage.holding[1].told[-1], Ask)
+    assert stage.crew.not_ready_because() == "draining"
 
 
 def test_leaving_while_a_successor_waits_for_its_turn(stage: Stage, loop: Clockwork) -> None:

@@ -119,7 +119,7 @@ def test_the_first_message_comes_without_a_loop() -> None:
 
 def test_messages_are_read_as_they_were_meant() -> None:
     source = Source(name="a.yaml", text=b"\xff\x00no text", listen="127.0.0.1:0")
-    first = Configure(source, "pod-1", os.urandom(32))
+    first = Configure(source, source, "pod-1", os.urandom(32))
     assert for_worker(encode(first)) == first
     assert for_worker(encode(Ask(7, About.METRICS, "text/plain"))) == Ask(7, About.METRICS, "text/plain")
     assert for_parent(encode(Pulse("draining", 3))) == Pulse("draining", 3)

@@ -12,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ def running(
     finally:
         process.kill()
         process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)  # who was stopped has to go, too
         left = group(process.pid)
         until(lambda: not group(process.pid), f"the end of {left}", DEADLINE_S)
 

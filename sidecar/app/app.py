@@ -253,6 +253,7 @@ class App:
         """All that ``wanted`` needs and is not there yet. Safe to call from another thread than the loop's, one at a
         time. ``afresh``: files of secrets and certificates are read again. Raises as construction does."""
         settings, changes = compare(self._settings, wanted)
+        most_connections(settings, current_limit())
         plan = make_plan(settings, self._environ(), self._gateway.plan, afresh=afresh)
         admin_auth = None if self._admin is None else self._admin.auth
         if self._admin is not None and (afresh or settings.admin_auth != self._settings.admin_auth):

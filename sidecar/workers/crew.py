@@ -39,6 +39,7 @@ HURRY_TIMEOUT_S: Final = 5.0
 """How long they may take when they were told a second time."""
 
 _CALLER_KEY_BYTES: Final = 32
+_ANSWERING: Final = frozenset({SeatState.READY, SeatState.STOPPING})
 
 
 class WorkersFailedError(OSError):
@@ -53,6 +54,7 @@ class Launch:
         self, source: Source, instance: str, descriptors: Mapping[str, int], environ: Mapping[str, str]
     ) -> None:
         self._caller_key = os.urandom(_CALLER_KEY_BYTES)
+        self._began = source
         self.source = source
         self.instance = instance
         self.descriptors = descriptors
@@ -72,7 +74,7 @@ class Launch:
 
     def configure(self, number: int, *, afresh: bool = False) -> Configure:
         """What the worker in this seat is told to serve."""
-        return Configure(self.source, f"{self.instance}-{number}", self._caller_key, afresh)
+        return Configure(self.source, self._began, f"{self.instance}-{number}", self._caller_key, afresh)
 
 
 class Crew:
@@ -96,7 +98,8 @@ class Crew:
         self._timers: dict[object, asyncio.TimerHandle] = {}
         self._rounds = Rounds(loop)
         self._on_first_ready = on_first_ready
-        self._was_ready = self._is_ending = self._is_draining = False
+        self._was_ready = self._is_draining = self._is_hidden = False
+        self._is_ending = self._is_hurried = False
         self._error = ""
         self._began_at = self._ticked_at = self._clock()
         self.turned_at = self._began_at
@@ -117,6 +120,8 @@ class Crew:
         """Why no worker takes requests; "" where one does."""
         if self._is_ending:
             return "shutting down"
+        if self._is_hidden:
+            return "draining"
         told = [seat.told.not_ready for seat in self._seats.values() if seat.state is SeatState.READY]
         return "no worker is ready" if not told else "" if "" in told else told[0]
 
@@ -135,15 +140,17 @@ class Crew:
         done: Callable[[Mapping[int, str]], None],
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Ask every worker that serves; ``done`` is called with what came in time."""
-        asked = [number for number, seat in self._seats.items() if seat.state is SeatState.READY]
+        """Ask every worker that serves, or has streams yet to end; ``done`` is called with what came in time."""
+        asked = [number for number, seat in self._seats.items() if seat.state in _ANSWERING]
         question = self._rounds.begin(asked, done, deadline_s)
         for number in asked:
             self._tell(number, Ask(question, about, accept))
 
-    def drain(self, done: Callable[[Mapping[int, str]], None], deadline_s: float) -> None:
-        """Have every worker drain as the hook has it, and whoever takes a seat from now on."""
-        self._is_draining = True
+    def drain(self, done: Callable[[Mapping[int, str]], None], deadline_s: float, *, hides: bool) -> None:
+        """Have every worker drain as the hook has it, and whoever takes a seat from now on. ``hides``: nobody is to
+        take them for ready meanwhile, a worker that has only just begun neither."""
+        if not self._is_draining:
+            self._is_draining, self._is_hidden = True, hides
         self.ask(About.DRAIN, "", done, deadline_s)
 
     def reconfigure(self, source: Source, *, afresh: bool) -> None:
@@ -155,13 +162,15 @@ class Crew:
     def leave(self, who: str, patience_s: float = 0.0, word: Word = Word.STOP) -> None:
         """Have every worker leave as ``word`` has it, which may take ``patience_s`` by its own will. Said once more, it
         means: now."""
-        is_repeated, self._is_ending = self._is_ending, True
+        is_hurried, is_repeated, self._is_ending = self._is_hurried, self._is_ending, True
+        self._is_hurried = is_repeated
         for number, seat in self._seats.items():
             self._cancel(("begin", number))
             if seat.state in {SeatState.STARTING, SeatState.READY}:
                 seat.move(Move.STOP)
             self._tell(number, Leave(who, word))
-        self._later("leave", HURRY_TIMEOUT_S if is_repeated else patience_s + STOP_TIMEOUT_S, self._leave_in_vain)
+        if not is_hurried:  # whoever says it again and again puts nothing off
+            self._later("leave", HURRY_TIMEOUT_S if is_repeated else patience_s + STOP_TIMEOUT_S, self._leave_in_vain)
         self._end_if_empty()
 
     def kill(self) -> None:

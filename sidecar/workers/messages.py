@@ -28,11 +28,13 @@ class About(Enum):
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True):
-    """The first message: what the worker serves. ``instance`` is what its telemetry calls it; ``caller_key`` what all
-    workers hash callers with, so that each counts the same ones. Said again, it is another configuration, and
-    ``afresh`` that files of secrets and certificates are to be read again."""
+    """The first message: what the worker serves. ``began`` is what the whole began with, and goes for all that cannot
+    change without a restart. ``instance`` is what its telemetry calls it; ``caller_key`` what all workers hash callers
+    with, so that each counts the same ones. Said again, it is another configuration, and ``afresh`` that files of
+    secrets and certificates are to be read again."""
 
     source: Source
+    began: Source
     instance: str
     caller_key: bytes
     afresh: bool = False

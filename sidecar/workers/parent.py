@@ -18,6 +18,7 @@ from sidecar.app.accepting import LISTEN_BACKLOG
 from sidecar.app.changes import compare
 from sidecar.app.listening import bound_address, open_listener
 from sidecar.app.plans import make_plan, secret_of
+from sidecar.descriptors import current_limit, most_connections
 from sidecar.drain import Word
 from sidecar.reload import Reloader
 from sidecar.shared_counts import SharedCounts, create
@@ -125,6 +126,7 @@ class Configured:
     def prepare(self, wanted: Settings, *, afresh: bool = False) -> Reconfiguration:
         """Find out here what no worker could serve. Raises as an `App` does."""
         settings, changes = compare(self.settings, wanted)
+        most_connections(settings, current_limit())
         make_plan(settings, self._environ)
         auth = self._admin.auth
         if afresh or settings.admin_auth != self.settings.admin_auth:

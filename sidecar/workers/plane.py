@@ -72,7 +72,8 @@ class CrewPlane:
         answers: Future[Mapping[int, str]] = Future()
         answers.set_running_or_notify_cancel()
         patience_s = self.drain_patience_s + DEADLINE_S
-        self._loop.call_soon_threadsafe(self._crew.drain, answers.set_result, patience_s)
+        hides = self._settings().mode == "ingress"
+        self._loop.call_soon_threadsafe(partial(self._crew.drain, answers.set_result, patience_s, hides=hides))
         return self._told(answers, _farewell)
 
     @property
@@ -124,6 +125,8 @@ class CrewPlane:
 
 
 def _upstreams(answers: Mapping[int, str]) -> list[dict[str, Any]]:
+    if not answers:
+        raise TimeoutError("no worker answered")
     return [
         {"worker": number, **upstream}
         for number in sorted(answers)

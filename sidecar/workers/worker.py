@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import uvloop
 
 from sidecar.app import App, Shared
+from sidecar.app.changes import compare
 from sidecar.drain import Word
 from sidecar.secrets import SecretUnreadableError
 from sidecar.shared_counts import SharedCounts
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from sidecar.app import Prepared
+    from sidecar.configuration import Source
     from sidecar.drain import Farewell
     from sidecar.settings import Settings
     from sidecar.workers.messages import ToParent
@@ -54,16 +57,14 @@ def run_worker(number: int, listener: int, counts: int, control: int) -> int:
     if not isinstance(first, Configure):
         raise TypeError("a worker is told first what it serves")
     try:
-        loaded = first.source.load(os.environ)
-        if loaded.settings is None:
-            raise ValueError(loaded.render_problems())
+        settings = _settings(first)
         shared = Shared(socket.socket(fileno=listener), SharedCounts(counts, number - 1), first.caller_key)
-        lines = LineOutput(loaded.settings.logs, is_shared=True)
-        redirect_logging(lines, loaded.settings.logs.level)
+        lines = LineOutput(settings.logs, is_shared=True)
+        redirect_logging(lines, settings.logs.level)
         lines.start()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(loaded.settings, first.instance, lines, shared, told))
+                runner.run(_serve(settings, first.instance, lines, shared, told))
         finally:
             lines.close()
     except (OSError, SecretUnreadableError, ValueError) as error:
@@ -72,6 +73,20 @@ def run_worker(number: int, listener: int, counts: int, control: int) -> int:
     finally:
         told.detach()  # the parent takes its end for ours, so nothing may end it before the process does
     return 0
+
+
+def _settings(first: Configure) -> Settings:
+    """What a worker begins with: like those that began earlier, it keeps what cannot change without a restart. Raises
+    ValueError for a configuration that is none any more."""
+    wanted = _loaded(first.source)
+    return wanted if first.began == first.source else compare(_loaded(first.began), wanted)[0]
+
+
+def _loaded(source: Source) -> Settings:
+    loaded = source.load(os.environ)
+    if loaded.settings is None:
+        raise ValueError(loaded.render_problems())
+    return loaded.settings
 
 
 async def _serve(settings: Settings, instance: str, lines: LineOutput, shared: Shared, told: socket.socket) -> None:
@@ -93,6 +108,7 @@ class Orders:
         self._loop = loop
         self._app = app
         self._channel = Channel(loop, told, self._heard, self._end)
+        self._wanted: deque[Configure] = deque()
         self._say(Ready())
         self._pulse()
 
@@ -112,7 +128,9 @@ class Orders:
                 self._app.tell(word, who)
                 self._pulse_now()
             case Configure():
-                self._reload(message)
+                self._wanted.append(message)
+                if len(self._wanted) == 1:
+                    self._reload()
             case Ask(about=About.STREAMS, number=number):
                 self._answer(number, json.dumps(self._app.describe_streams()))
             case Ask(about=About.UPSTREAMS, number=number):
@@ -134,22 +152,25 @@ class Orders:
             told = done.result()
             self._answer(number, json.dumps({"state": told.state, "active": told.active, "cut_off": told.cut_off}))
 
-    def _reload(self, wanted: Configure) -> None:
-        """What is new is made in a thread; the parent has checked it, and says what it changes."""
-        prepared = self._loop.run_in_executor(None, self._prepare, wanted)
+    def _reload(self) -> None:
+        """What is new is made in a thread, one after the other, each from the one before; the parent has checked it,
+        and says what it changes."""
+        prepared = self._loop.run_in_executor(None, self._prepare, self._wanted[0])
         prepared.add_done_callback(self._adopt)
 
-    def _prepare(self, wanted: Configure) -> Prepared | None:
-        loaded = wanted.source.load(os.environ)
-        return None if loaded.settings is None else self._app.prepare(loaded.settings, afresh=wanted.afresh)
+    def _prepare(self, wanted: Configure) -> Prepared:
+        return self._app.prepare(_loaded(wanted.source), afresh=wanted.afresh)
 
-    def _adopt(self, done: asyncio.Future[Prepared | None]) -> None:
+    def _adopt(self, done: asyncio.Future[Prepared]) -> None:
         if done.cancelled():
             return
         if (error := done.exception()) is not None:
             logger.error("this worker's configuration stays as it is: %s", _in_words(error))
-        elif (prepared := done.result()) is not None:
-            self._app.adopt(prepared)
+        else:
+            self._app.adopt(done.result())
+        self._wanted.popleft()
+        if self._wanted:
+            self._reload()
 
     def _page(self, number: int, done: asyncio.Future[tuple[bytes, str]] | Future[tuple[bytes, str]]) -> None:
         if not done.cancelled() and done.exception() is None:
