@@ -82,7 +82,8 @@ class App:
         shared: Shared | None = None,
     ) -> None:
         self._settings = settings
-        self._environ = lambda: environ  # a closure, which no repr of what is kept here prints
+        # A closure, which no repr of what is kept here prints.
+        self._environ: Callable[[], Mapping[str, str]] = lambda: environ
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
