@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.answer import choose, choose_within, judge
 from sidecar.deadlines import NEVER, Deadlines
 from sidecar.dialects import OPAQUE
-from sidecar.errors import Failure, FrameTooLargeError
+from sidecar.errors import Failure, FrameTooLargeError, failure_of
 from sidecar.log import Log
 from sidecar.session import Session, Signal, UpstreamState
 
@@ -257,12 +257,8 @@ class Contender:
         self.held_bytes += len(data)
         try:
             self._relay.feed(data, now)
-        except FrameTooLargeError:
-            limit = stream.route.limits.max_frame_bytes
-            self._fail(Failure("frame_too_large", f"the upstream sent a frame of more than {limit} bytes"))
-            return
-        except Failure as failure:
-            self._fail(failure)
+        except (FrameTooLargeError, Failure) as error:
+            self._fail(failure_of(error, stream.route.limits.max_frame_bytes))
             return
         except Exception:
             stream.fail(Failure("internal", "the sidecar failed on this stream"))

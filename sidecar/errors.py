@@ -153,6 +153,13 @@ class Failure(Exception):  # noqa: N818 - it is a value that is announced as oft
         return CODES[self.code].http_status
 
 
+def failure_of(error: FrameTooLargeError | Failure, max_frame_bytes: int) -> Failure:
+    """What ``error`` of feeding a body means for its stream."""
+    if isinstance(error, Failure):
+        return error
+    return Failure("frame_too_large", f"the upstream sent a frame of more than {max_frame_bytes} bytes")
+
+
 class FrameTooLargeError(Exception):
     """A frame grew beyond the framing's bound. Raised by `Framing.feed` in strict mode; the framing is then spent.
 

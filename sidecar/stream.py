@@ -13,7 +13,7 @@ import msgspec
 from sidecar.answer import BodyMode, choose, choose_within, judge
 from sidecar.client_watch import is_far_behind, is_nearly_level
 from sidecar.deadlines import AFTER_TERMINATOR_S, NEVER
-from sidecar.errors import Failure, FrameTooLargeError, Outcome
+from sidecar.errors import Failure, FrameTooLargeError, Outcome, failure_of
 from sidecar.log import Log
 from sidecar.session import Reaction, Signal, UpstreamState
 from sidecar.stream_asking import Asking
@@ -141,12 +141,8 @@ class Stream(Asking):
         relay = self._relay
         try:
             relay.feed(data, now)
-        except FrameTooLargeError:
-            limit = self.route.limits.max_frame_bytes
-            self.fail(Failure("frame_too_large", f"the upstream sent a frame of more than {limit} bytes"))
-            return
-        except Failure as failure:
-            self.fail(failure)
+        except (FrameTooLargeError, Failure) as error:
+            self.fail(failure_of(error, self.route.limits.max_frame_bytes))
             return
         except Exception:
             self.fail(Failure("internal", "the sidecar failed on this stream"))

@@ -55,11 +55,11 @@ def test_what_is_not_limited_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("max_streams", "0", "must be above zero"),
+        ("max_streams", "0", "must be a whole number from 1 to"),
         ("max_streams", "-1", "must be a whole number"),
         ("max_streams", "1.5", "must be a whole number"),
         ("max_streams", "many", "must be a whole number"),
-        ("callers", "{streams: 0}", "must be above zero"),
+        ("callers", "{streams: 0}", "must be a whole number from 1 to"),
         ("callers", "{header: 'a b'}", "is not a header name"),
         ("callers", "{key: x}", "unknown key"),
     ],

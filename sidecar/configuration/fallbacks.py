@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
+from sidecar.configuration.fields import whole_number
 from sidecar.configuration.yaml_tree import Mapping
 from sidecar.dialects import DIALECTS, OPAQUE
 from sidecar.settings import Commit, Retry
@@ -48,7 +49,7 @@ def read_retry(section: Section) -> Retry:
     """When a request is tried again."""
     default = Retry()
     return Retry(
-        attempts=section.checked("attempts", _attempts, default.attempts),
+        attempts=section.count("attempts", default.attempts, 0, MAX_ATTEMPTS),
         statuses=section.texts("statuses", _status, only_text=False) if "statuses" in section else default.statuses,
         budget=section.checked("budget", _share, default.budget),
         max_wait_s=section.duration("max_wait", default.max_wait_s, zero=True),
@@ -122,24 +123,14 @@ def named_upstreams(route: Route) -> str:
 
 
 def _weighted(name: str, weight: str) -> tuple[str, str]:
-    return name, str(_whole(weight, 0, MAX_WEIGHT))
-
-
-def _attempts(text: str) -> int:
-    return _whole(text, 0, MAX_ATTEMPTS)
+    return name, str(whole_number(weight, 0, MAX_WEIGHT))
 
 
 def _status(text: str) -> int:
-    status = _whole(text, 400, 599)
+    status = whole_number(text, 400, 599)
     if status in BAD_REQUESTS:
         raise ValueError("says that the request is wrong, and it would be so elsewhere")
     return status
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
-        raise ValueError(f"must be a whole number from {least} to {most}")
-    return int(text)
 
 
 def _share(text: str) -> float:

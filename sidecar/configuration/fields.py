@@ -41,11 +41,14 @@ _SECRET_KEYS: Final = frozenset(
     }
 )
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}")
 
 NOT_IN_THE_FILE: Final = (
     "a secret does not belong in the file: name a file or an environment variable, {file: ...} or {env: ...}"
 )
+MOST: Final = 9_999_999
+"""No count in a configuration is larger."""
 
 
 class Section:
@@ -113,9 +116,9 @@ class Section:
         """Bytes, above zero."""
         return self._scalar(key, default, lambda text: _above_zero(units.parse_size(text), zero=False))
 
-    def count(self, key: str, default: int) -> int:
-        """A whole number above zero."""
-        return self._scalar(key, default, _count_of)
+    def count(self, key: str, default: int, least: int = 1, most: int = MOST) -> int:
+        """A whole number."""
+        return self._scalar(key, default, lambda text: whole_number(text, least, most))
 
     def boolean(self, key: str, default: bool) -> bool:
         """true or false."""
@@ -245,10 +248,11 @@ def _boolean_of(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def _count_of(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError("must be a whole number")
-    return _above_zero(int(text), zero=False)
+def whole_number(text: str, least: int, most: int) -> int:
+    """The number that ``text`` is. Raises ValueError for anything but digits, and beyond ``least`` and ``most``."""
+    if not _DIGITS.fullmatch(text) or not least <= int(text) <= most:
+        raise ValueError(f"must be a whole number from {least} to {most}")
+    return int(text)
 
 
 def _above_zero(value: T, *, zero: bool) -> T:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_DIGITS: Final = 7
 MOST_WORKERS: Final = 256
 
 
@@ -212,16 +211,10 @@ def _read_drain(section: Section) -> Drain:
 def _read_connections(section: Section) -> Connections:
     default = Connections()
     return Connections(
-        section.checked("most", _connection_count, default.most),
+        section.count("most", default.most, 0),
         section.duration("header_timeout", default.header_timeout_s),
         section.duration("body_timeout", default.body_timeout_s),
     )
-
-
-def _connection_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
-        raise ValueError("must be a whole number; 0 is what the process's descriptors allow")
-    return int(text)
 
 
 def _check_addresses(settings: Settings, complain: Callable[[str], None]) -> None:

@@ -35,7 +35,7 @@ def read_telemetry(section: Section) -> Telemetry:
         sample=section.checked("sample", _share, default.sample),
         service_name=section.text("service_name", default.service_name),
         models=section.texts("models", _model),
-        model_limit=section.checked("model_limit", _count, default.model_limit),
+        model_limit=section.count("model_limit", default.model_limit, 1, _MAX_MODELS),
         slo_ttft_s=slo.texts("ttft", _threshold) if "ttft" in slo else default.slo_ttft_s,
         compat=section.texts("compat", lambda text: _one_of(readers, text)),
         capture_content=_switch(section, "capture_content"),
@@ -64,12 +64,6 @@ def _share(text: str) -> float:
     if not 0.0 <= share <= 1.0:
         raise ValueError("must be a share of all traces, from 0.0 to 1.0")
     return share
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MAX_MODELS or len(text) > 9:
-        raise ValueError(f"must be a whole number from 1 to {_MAX_MODELS}")
-    return int(text)
 
 
 def _model(text: str) -> str:

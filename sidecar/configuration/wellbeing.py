@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sidecar.configuration.fields import Section
 
 _PATH: Final = re.compile(r"/[\x21-\x22\x24-\x7e]*")
-_COUNT: Final = re.compile(r"[0-9]{1,4}")
+_MOST: Final = 9999
 
 
 def read_health(upstream: Section) -> HealthCheck | None:
@@ -30,8 +30,8 @@ def read_health(upstream: Section) -> HealthCheck | None:
         path=section.checked("path", _path, default.path),
         interval_s=section.duration("interval", default.interval_s),
         timeout_s=section.duration("timeout", default.timeout_s),
-        healthy_after=section.checked("healthy_after", _above_zero, default.healthy_after),
-        unhealthy_after=section.checked("unhealthy_after", _above_zero, default.unhealthy_after),
+        healthy_after=section.count("healthy_after", default.healthy_after, 1, _MOST),
+        unhealthy_after=section.count("unhealthy_after", default.unhealthy_after, 1, _MOST),
     )
 
 
@@ -39,7 +39,7 @@ def read_circuit(upstream: Section) -> Circuit:
     """When it is left alone."""
     section, default = upstream.section("circuit"), Circuit()
     circuit = Circuit(
-        failures=section.checked("failures", _count, default.failures),
+        failures=section.count("failures", default.failures, 0, _MOST),
         backoff_s=section.duration("backoff", default.backoff_s),
         max_backoff_s=section.duration("max_backoff", default.max_backoff_s),
     )
@@ -52,15 +52,3 @@ def _path(text: str) -> str:
     if not _PATH.fullmatch(text):
         raise ValueError("must begin with / and hold no white space and no #")
     return text
-
-
-def _count(text: str) -> int:
-    if not _COUNT.fullmatch(text):
-        raise ValueError("must be a whole number from 0 to 9999")
-    return int(text)
-
-
-def _above_zero(text: str) -> int:
-    if not _COUNT.fullmatch(text) or not int(text):
-        raise ValueError("must be a whole number from 1 to 9999")
-    return int(text)
