@@ -47,7 +47,7 @@ _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}")
 NOT_IN_THE_FILE: Final = (
     "a secret does not belong in the file: name a file or an environment variable, {file: ...} or {env: ...}"
 )
-MOST: Final = 9_999_999
+MOST: Final = 999_999_999
 """No count in a configuration is larger."""
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WORKERS: Final = 256
+MOST_CONNECTIONS: Final = 9_999_999
 
 
 def load_file(path: str, *, environ: Mapping[str, str]) -> Loaded:
@@ -211,7 +212,7 @@ def _read_drain(section: Section) -> Drain:
 def _read_connections(section: Section) -> Connections:
     default = Connections()
     return Connections(
-        section.count("most", default.most, 0),
+        section.count("most", default.most, 0, MOST_CONNECTIONS),
         section.duration("header_timeout", default.header_timeout_s),
         section.duration("body_timeout", default.body_timeout_s),
     )
